@@ -25,6 +25,8 @@ debian_library = repository_rule(
 def _debian_abseil_impl(repository_ctx):
     _require(repository_ctx)
     repository_ctx.symlink(repository_ctx.attr.build_file, "BUILD")
+    for source in repository_ctx.attr.srcs:
+        repository_ctx.symlink(source, source.name)
     for directory, names in repository_ctx.attr.targets.items():
         lines = ["""package(default_visibility = ["//visibility:public"])""", ""]
         for name in names:
@@ -39,6 +41,7 @@ debian_abseil = repository_rule(
         "build_file": attr.label(mandatory = True, doc = "the root BUILD file, with a target `linked`"),
         "headers": attr.string_list(mandatory = True, doc = "must exist, below /usr/include"),
         "package": attr.string(mandatory = True, doc = "the Debian package that has them"),
+        "srcs": attr.label_list(doc = "further files of the root package"),
         "targets": attr.string_list_dict(mandatory = True, doc = "folder: names of its targets"),
     },
 )

@@ -72,74 +72,75 @@ def system_repositories():
 
     debian_abseil(
         name = "abseil-cpp",
-        build_file = "//third_party/system:abseil-cpp.BUILD",
+        build_file = Label("//third_party/system:abseil-cpp.BUILD"),
         headers = ["absl/status/statusor.h"],
         package = "libabsl-dev",
+        srcs = [Label("//third_party/system:abseil_tsan.cc")],
         targets = _ABSEIL,
     )
     debian_library(
         name = "boost.interprocess",
-        build_file = "//third_party/system:boost.interprocess.BUILD",
+        build_file = Label("//third_party/system:boost.interprocess.BUILD"),
         headers = ["boost/interprocess/mapped_region.hpp"],
         package = "libboost1.81-dev",
     )
     debian_library(
         name = "boringssl",
-        build_file = "//third_party/system:boringssl.BUILD",
+        build_file = Label("//third_party/system:boringssl.BUILD"),
         headers = ["openssl/sha.h"],
         package = "libssl-dev",
     )
     debian_library(
         name = "cpp-httplib",
-        build_file = "//third_party/system:cpp-httplib.BUILD",
+        build_file = Label("//third_party/system:cpp-httplib.BUILD"),
         headers = ["httplib.h"],
         package = "libcpp-httplib-dev",
     )
     debian_library(
         name = "cppzmq",
-        build_file = "//third_party/system:cppzmq.BUILD",
+        build_file = Label("//third_party/system:cppzmq.BUILD"),
         headers = ["zmq.hpp"],
         package = "cppzmq-dev",
     )
     debian_library(
         name = "gflags",
-        build_file = "//third_party/system:gflags.BUILD",
+        build_file = Label("//third_party/system:gflags.BUILD"),
         headers = ["gflags/gflags.h"],
         package = "libgflags-dev",
     )
     debian_library(
         name = "google_benchmark",
-        build_file = "//third_party/system:google_benchmark.BUILD",
+        build_file = Label("//third_party/system:google_benchmark.BUILD"),
         headers = ["benchmark/benchmark.h"],
         package = "libbenchmark-dev",
     )
     debian_library(
         name = "googletest",
-        build_file = "//third_party/system:googletest.BUILD",
+        build_file = Label("//third_party/system:googletest.BUILD"),
         headers = ["gtest/gtest.h", "gmock/gmock.h"],
         package = "libgmock-dev",
     )
     debian_library(
         name = "libzmq",
-        build_file = "//third_party/system:libzmq.BUILD",
+        build_file = Label("//third_party/system:libzmq.BUILD"),
         headers = ["zmq.h"],
         package = "libzmq3-dev",
     )
     debian_library(
         name = "ncurses",
-        build_file = "//third_party/system:ncurses.BUILD",
+        build_file = Label("//third_party/system:ncurses.BUILD"),
         headers = ["ncurses.h"],
         package = "libncurses-dev",
     )
     debian_library(
         name = "nlohmann_json",
-        build_file = "//third_party/system:nlohmann_json.BUILD",
+        build_file = Label("//third_party/system:nlohmann_json.BUILD"),
         headers = ["nlohmann/json.hpp"],
         package = "nlohmann-json3-dev",
     )
     debian_library(
         name = "spdlog",
-        build_file = "//third_party/system:spdlog.BUILD",
+        build_file = Label("//third_party/system:spdlog.BUILD"),
         headers = ["spdlog/spdlog.h"],
         package = "libspdlog-dev",
     )
