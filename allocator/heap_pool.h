@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_HEAP_POOL_H_
+#define HANDOFF_ALLOCATOR_HEAP_POOL_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "allocator/local_heap.h"
+
+namespace handoff {
+
+// The heaps of one segment in this process: one for each thread that has allocated. When a thread
+// ends, its heap waits for the next new thread, with all it owns.
+class HeapPool : public std::enable_shared_from_this<HeapPool> {
+ public:
+  // `source` must outlive every use; after Close() nothing is used any more.
+  HeapPool(PageSource& source, const LocalHeapLimits& limits);
+
+  // The heap of the calling thread. Costs a comparison when the thread used this segment last.
+  LocalHeap& ThisThreads() {
+    if (__builtin_expect(last_used.serial == serial_, 1)) return *last_used.heap;
+    return Find();
+  }
+
+  // Gives back wholly free spans of all heaps, of each down to `keep_bytes`. Heaps that have
+  // allocated since the last call with `only_idle` are left alone. Any thread that holds no heap's
+  // lock.
+  uint64_t Trim(uint64_t keep_bytes, size_t look_at, bool only_idle);
+
+ private:
+  friend class ThreadHeaps;
+  struct LastUsed {
+    uint64_t serial = 0;
+    LocalHeap* heap = nullptr;
+  };
+  static constinit thread_local LastUsed last_used;
+
+  LocalHeap& Find();
+  LocalHeap* Take();
+  void Return(LocalHeap* heap);
+
+  PageSource& source_;
+  const LocalHeapLimits limits_;
+  const uint64_t serial_;  // of this pool in the process, never used again
+  absl::Mutex mutex_;      // before any heap's lock
+  struct Entry {
+    std::unique_ptr<LocalHeap> heap;
+    uint64_t allocations_seen = 0;
+  };
+  std::vector<Entry> heaps_ ABSL_GUARDED_BY(mutex_);
+  std::vector<LocalHeap*> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_HEAP_POOL_H_

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_LOCAL_SPAN_H_
+#define HANDOFF_ALLOCATOR_LOCAL_SPAN_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "allocator/segment_view.h"
+#include "allocator/size_class.h"
+#include "base/cache_line.h"
+#include "base/sync.h"
+
+namespace handoff {
+
+class LocalHeap;
+
+// What this process remembers of a span that it owns: hints only, the holds are the truth. A free
+// block is in the stack, or it was freed by somebody else and waits for the next look at the holds.
+//
+// The first line is what allocate and release touch.
+struct alignas(kCacheLineSize) LocalSpan {
+  std::atomic<LocalHeap*> heap;        // who allocates from it; null: not in use
+  SegmentView<RealSync>::Word* holds;  // of block 0, the others behind it
+  std::byte* data;                     // of block 0
+  uint16_t* free;                      // [count], the last `free_count` freed on top
+  uint64_t block_bytes;
+  uint32_t head_page;
+  uint32_t pages;
+  uint16_t count;
+  uint16_t free_count;
+  uint16_t list;  // index of the LocalHeap's lists: small class, or kSmallClassCount + bin
+  bool listed_as_full;
+
+  alignas(
+      kCacheLineSize) uint64_t run;  // RunWord when we last looked: a block that shrinks changes it
+  LocalSpan* next;
+  LocalSpan* previous;
+};
+
+// A doubly linked list of spans, linked through the spans.
+class SpanList {
+ public:
+  bool empty() const { return front_ == nullptr; }
+  LocalSpan* front() const { return front_; }
+  size_t size() const { return size_; }
+
+  void PushFront(LocalSpan* span) {
+    span->previous = nullptr;
+    span->next = front_;
+    (front_ != nullptr ? front_->previous : back_) = span;
+    front_ = span;
+    ++size_;
+  }
+  void PushBack(LocalSpan* span) {
+    span->next = nullptr;
+    span->previous = back_;
+    (back_ != nullptr ? back_->next : front_) = span;
+    back_ = span;
+    ++size_;
+  }
+  void Remove(LocalSpan* span) {
+    (span->previous != nullptr ? span->previous->next : front_) = span->next;
+    (span->next != nullptr ? span->next->previous : back_) = span->previous;
+    --size_;
+  }
+
+ private:
+  LocalSpan* front_ = nullptr;
+  LocalSpan* back_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The LocalSpans of one segment, and the way from a page to its span. Spans are used again but
+// never deleted before the pool, so that any thread may look at `heap` of what For() returns.
+class SpanPool {
+ public:
+  explicit SpanPool(uint32_t page_count);
+
+  // The span that this process remembers for the page, or null. Any thread; it is the caller's own
+  // if `heap` says so.
+  LocalSpan* For(uint32_t page) const { return spans_[page].load(std::memory_order_acquire); }
+
+  // A span for `pages` pages from `head_page` with `count` blocks, entered for all its pages
+  // (small) or its first (large). One thread at a time.
+  LocalSpan* Make(uint32_t head_page, uint32_t pages, uint16_t count, bool small);
+  void Delete(LocalSpan* span, bool small);
+
+ private:
+  std::unique_ptr<std::atomic<LocalSpan*>[], void (*)(void*)> spans_;
+  std::deque<LocalSpan> all_;
+  std::vector<std::unique_ptr<uint16_t[]>> stacks_;
+  std::vector<std::vector<LocalSpan*>> free_by_count_;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_LOCAL_SPAN_H_

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "allocator/segment.h"
+
+#include <algorithm>
+#include <climits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/barrier.h"
+#include "base/byte_size.h"
+#include "base/check.h"
+#include "base/futex.h"
+
+namespace handoff {
+
+namespace {
+
+// An idle heap keeps this part of the segment; a tick looks at so many of its spans.
+constexpr uint64_t kIdleRetainedPart = 64;
+constexpr size_t kSpansATick = 256;
+constexpr absl::Duration kWaitSlice = absl::Milliseconds(50);
+
+constinit std::atomic<uint32_t> no_fences{0};
+
+LocalHeapLimits LimitsFor(uint64_t size_bytes) {
+  return {.retained_bytes = std::min(size_bytes / 8, uint64_t{256} << 20),
+          .rotation_bytes = std::min(size_bytes / 32, uint64_t{16} << 20)};
+}
+
+}  // namespace
+
+absl::Status Segment::Initialize(std::span<std::byte> area, uint64_t payload_bytes,
+                                 SegmentBacking& backing) {
+  absl::Status status = backing.ReserveArea(0, kPageBytes);
+  if (!status.ok()) return status;
+  auto* header = reinterpret_cast<SegmentHeader<RealSync>*>(area.data());
+  header->size_bytes = payload_bytes;
+  header->page_count = payload_bytes / kPageBytes;
+  header->magic = kSegmentMagic;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Segment>> Segment::Attach(SegmentParts parts) {
+  const uint64_t bytes = parts.payload.size();
+  if (bytes == 0 || bytes % kPageBytes != 0 || bytes > kMaxSegmentBytes ||
+      parts.area.size() < SegmentAreaBytes(bytes)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "segment ", parts.name, ": payload of ", bytes, " bytes (a multiple of ", kPageBytes,
+        ", at most ", kMaxSegmentBytes, ") with an area of ", parts.area.size(), " bytes"));
+  }
+  const auto* header = reinterpret_cast<const SegmentHeader<RealSync>*>(parts.area.data());
+  if (header->magic != kSegmentMagic || header->size_bytes != bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("segment ", parts.name, ": its tables are those of ", header->size_bytes,
+                     " bytes, its payload has ", bytes));
+  }
+  const LocalHeapLimits limits = LimitsFor(bytes);
+  return std::unique_ptr<Segment>(new Segment(std::move(parts), limits));
+}
+
+Segment::Segment(SegmentParts parts, const LocalHeapLimits& limits)
+    : id_(parts.id),
+      name_(std::move(parts.name)),
+      view_(parts.area.data(), parts.payload.size() / kPageBytes),
+      payload_(parts.payload.data()),
+      backing_(std::move(parts.backing)),
+      self_(parts.self),
+      members_(*parts.members),
+      fences_(parts.fences != nullptr ? parts.fences : &no_fences),
+      source_(view_, payload_, *backing_, self_.slot),
+      heaps_(std::make_shared<HeapPool>(source_, limits)) {}
+
+Segment::~Segment() = default;
+
+bool Segment::IsPossible(uint64_t size_bytes, uint64_t alignment) const {
+  return size_bytes > 0 && size_bytes <= this->size_bytes() && (alignment & (alignment - 1)) == 0 &&
+         alignment <= kMaxAlignment;
+}
+
+AllocateResult Segment::AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out) {
+  const uint64_t aligned = std::max<uint64_t>(alignment, kBlockAlignment);
+  if (!IsPossible(size_bytes, aligned)) return AllocateResult::kTooLarge;
+  absl::Status why;
+  if (AllocateOnce(size_bytes, aligned, out, &why) == AllocateResult::kOk) {
+    return AllocateResult::kOk;
+  }
+  return AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, out, &why);
+}
+
+AllocateResult Segment::AllocateOnce(uint64_t size_bytes, uint64_t alignment, Block* out,
+                                     absl::Status* why) {
+  LocalHeap& heap = heaps_->ThisThreads();
+  *why = absl::OkStatus();
+  heap.lock.OwnerLock();
+  const bool done = heap.Allocate(size_bytes, alignment, out, why);
+  heap.lock.OwnerUnlock();
+  if (done) return AllocateResult::kOk;
+  return why->ok() ? AllocateResult::kFull : AllocateResult::kFileSystem;
+}
+
+AllocateResult Segment::AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim,
+                                       Block* out, absl::Status* why) {
+  // What this process keeps, first; then what nobody owns; then what the dead had.
+  Trim();
+  AllocateResult result = AllocateOnce(size_bytes, alignment, out, why);
+  if (result == AllocateResult::kOk) return result;
+  SegmentReclaim<RealSync>(view_, members_).Sweep();
+  if (reclaim && reclaim_dead_ != nullptr) reclaim_dead_();
+  result = AllocateOnce(size_bytes, alignment, out, why);
+  if (result != AllocateResult::kOk) {
+    view_.header().failed_allocations.fetch_add(1, std::memory_order_relaxed);
+  }
+  return result;
+}
+
+absl::StatusOr<Block> Segment::Allocate(uint64_t size_bytes, uint64_t alignment,
+                                        const Deadline& deadline,
+                                        const std::atomic<bool>* interrupted) {
+  Block block;
+  const uint64_t aligned = std::max<uint64_t>(alignment, kBlockAlignment);
+  if (!IsPossible(size_bytes, aligned)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "segment ", name_, ": requested ", size_bytes, " bytes aligned to ", alignment, "; it has ",
+        this->size_bytes(), " bytes and aligns to powers of two up to ", kMaxAlignment));
+  }
+  absl::Status why;
+  AllocateResult result = AllocateOnce(size_bytes, aligned, &block, &why);
+  if (result == AllocateResult::kOk) return block;
+  result = AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, &block, &why);
+  SegmentHeader<RealSync>& header = view_.header();
+  bool waiting = false;
+  while (result != AllocateResult::kOk && !deadline.expired()) {
+    if (interrupted != nullptr && interrupted->load(std::memory_order_acquire)) {
+      why = absl::CancelledError("interrupted while waiting for memory");
+      break;
+    }
+    // 1. say that we wait  2. barrier  3. look again  4. sleep for a slice. Whoever releases after
+    // 3 has seen 1; who was killed between its release and the wake-up costs us the rest of the
+    // slice.
+    waiting = true;
+    header.waiting[self_.slot].store(1, std::memory_order_relaxed);
+    header.waiters.store(1, std::memory_order_relaxed);
+    const uint32_t sequence = header.wake_sequence.load(std::memory_order_acquire);
+    RareBarrier<RealSync>();
+    result = AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, &block, &why);
+    if (result == AllocateResult::kOk) break;
+    if (FutexWait(header.wake_sequence, sequence, deadline.Slice(kWaitSlice)) ==
+        FutexResult::kInterrupted) {
+      continue;
+    }
+  }
+  if (waiting) {
+    header.waiting[self_.slot].store(0, std::memory_order_relaxed);
+    const bool others =
+        std::any_of(std::begin(header.waiting), std::end(header.waiting),
+                    [](const auto& flag) { return flag.load(std::memory_order_relaxed) != 0; });
+    if (!others) header.waiters.store(0, std::memory_order_relaxed);
+  }
+  if (result == AllocateResult::kOk) return block;
+  if (absl::IsCancelled(why)) return why;
+  return Shortage(size_bytes, why);
+}
+
+absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) const {
+  std::string text = absl::StrCat("segment ", name_, ": ", DescribeShortage(Usage(), size_bytes));
+  if (!why.ok()) {
+    const absl::string_view reason = why.message();
+    absl::StrAppend(&text, "; ", reason);
+  }
+  return absl::ResourceExhaustedError(text);
+}
+
+void Segment::Release(const Block& block) {
+  LocalHeap& heap = heaps_->ThisThreads();
+  LocalSpan* span = source_.For(block.id / kWordsPerPage);
+  // Only this thread makes a span its own or gives up one of its own, so the answer holds.
+  if (__builtin_expect(span != nullptr && span->heap.load(std::memory_order_relaxed) == &heap, 1)) {
+    heap.lock.OwnerLock();
+    // Others may have given the span back before we had the lock only if it was wholly free; it has
+    // our block.
+    heap.Release(span, block);
+    heap.lock.OwnerUnlock();
+    FrequentFence();
+    if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
+      MemoryCameBack(true);
+    }
+    return;
+  }
+  ReleaseForeign(block);
+}
+
+void Segment::ReleaseForeign(const Block& block) {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(block.id);
+  HANDOFF_CHECK(location.has_value()) << "release of block " << block.id << " of " << name_;
+  HoldMoves<RealSync>::Release(*location->hold, block.hold);
+  HANDOFF_CRASH_POINT("segment.release.after_free");
+  FrequentFence();
+  // Pairs with the barrier of the reclaimer that made the page ownerless: one of us sees the other.
+  const PageWord head = view_.LoadPage(location->head_page);
+  if (__builtin_expect(head.state() == PageState::kOwnerless, 0)) {
+    PageMap<RealSync>::FreeOwnerless(view_, location->head_page, head);
+  }
+  if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
+    MemoryCameBack(head.IsOwnedBy(self_.slot));
+  }
+}
+
+void Segment::MemoryCameBack(bool own_span) {
+  // Who waits may need whole pages, or another class of blocks.
+  if (own_span) Trim();
+  SignalMemory();
+}
+
+void Segment::SignalMemory() {
+  view_.header().wake_sequence.fetch_add(1, std::memory_order_release);
+  FutexWake(view_.header().wake_sequence, INT_MAX);
+}
+
+ShrinkResult Segment::Shrink(Block* block, uint64_t size_bytes) {
+  const HoldWord now = HoldMoves<RealSync>::Load(HoldOf(block->id));
+  if (now != block->hold) return ShrinkResult::kShared;
+  if (size_bytes > block->size_bytes || size_bytes == 0) return ShrinkResult::kLarger;
+  const uint32_t page = block->id / kWordsPerPage;
+  if (view_.LoadPage(page).size_class() != kLargeClass) return ShrinkResult::kOk;
+  const uint64_t pages = (size_bytes + kPageBytes - 1) / kPageBytes;
+  if (pages * kPageBytes == block->size_bytes) return ShrinkResult::kOk;
+  PageMap<RealSync>::Shrink(view_, page, static_cast<uint32_t>(pages));
+  block->size_bytes = pages * kPageBytes;
+  FrequentFence();
+  if (view_.header().waiters.load(std::memory_order_relaxed) != 0) SignalMemory();
+  return ShrinkResult::kOk;
+}
+
+HoldMoves<RealSync>::Word& Segment::HoldOf(BlockId id) const {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  HANDOFF_CHECK(location.has_value()) << "block " << id << " of " << name_;
+  return *location->hold;
+}
+
+std::optional<Block> Segment::Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  if (!location.has_value()) return std::nullopt;
+  return Taken(id, HoldMoves<RealSync>::Accept(*location->hold, generation, self_.slot),
+               used_bytes);
+}
+
+std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
+                                           uint64_t used_bytes) {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  if (!location.has_value()) return std::nullopt;
+  return Taken(id,
+               HoldMoves<RealSync>::AcceptPosted(*location->hold, generation, channel, self_.slot),
+               used_bytes);
+}
+
+std::optional<Block> Segment::TakeBack(BlockId id, uint64_t generation) {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  if (!location.has_value()) return std::nullopt;
+  return Taken(id, HoldMoves<RealSync>::TakeBack(*location->hold, generation, self_.slot), 0);
+}
+
+std::optional<Block> Segment::Taken(BlockId id, std::optional<HoldWord> held, uint64_t used_bytes) {
+  if (!held.has_value()) return std::nullopt;
+  HANDOFF_CRASH_POINT("segment.accept.after_hold");
+  // Now that the block is ours its span stays as it is.
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  HANDOFF_CHECK(location.has_value()) << "block " << id << " of " << name_;
+  Block block{payload_ + location->offset_bytes, location->size_bytes, *held, id};
+  if (used_bytes > location->size_bytes ||
+      location->offset_bytes + location->size_bytes > size_bytes()) {
+    // The sender lies. Whatever it meant, the block is not lost.
+    Release(block);
+    return std::nullopt;
+  }
+  return block;
+}
+
+void Segment::Tick() {
+  if (view_.header().waiters.load(std::memory_order_relaxed) != 0) {
+    if (heaps_->Trim(0, SIZE_MAX, /*only_idle=*/false) > 0) SignalMemory();
+  } else {
+    heaps_->Trim(size_bytes() / kIdleRetainedPart, kSpansATick, /*only_idle=*/true);
+  }
+  if (view_.header().ownerless.load(std::memory_order_acquire) != 0) {
+    SegmentReclaim<RealSync>(view_, members_).Sweep();
+  }
+}
+
+void Segment::Trim() { heaps_->Trim(0, SIZE_MAX, /*only_idle=*/false); }
+
+bool Segment::Reclaim(MemberId victim, ReclaimCount* count) {
+  ReclaimCount here;
+  const bool mine = SegmentReclaim<RealSync>(view_, members_).Member(victim, &here);
+  view_.header().reclaimed_blocks.fetch_add(here.blocks, std::memory_order_relaxed);
+  view_.header().reclaimed_bytes.fetch_add(here.bytes, std::memory_order_relaxed);
+  *count += here;
+  SignalMemory();
+  return mine;
+}
+
+}  // namespace handoff

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_SEGMENT_H_
+#define HANDOFF_ALLOCATOR_SEGMENT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "allocator/block.h"
+#include "allocator/heap_pool.h"
+#include "allocator/page_source.h"
+#include "allocator/reclaim.h"
+#include "allocator/segment_backing.h"
+#include "allocator/segment_usage.h"
+#include "allocator/segment_view.h"
+#include "base/clock.h"
+#include "control_queue/member_table.h"
+
+namespace handoff {
+
+// What a segment is made of, in the address space of this process. All of it outlives the Segment,
+// but for `backing`.
+struct SegmentParts {
+  uint16_t id = 0;
+  std::string name;              // for errors
+  std::span<std::byte> payload;  // mapped at a multiple of kMaxAlignment
+  std::span<std::byte> area;     // SegmentAreaBytes(payload.size())
+  std::unique_ptr<SegmentBacking> backing;
+  MemberId self;
+  const MemberTable<RealSync>* members = nullptr;
+  // Where not zero, this session cannot use membarrier: frequent sides fence. Null: it can.
+  const std::atomic<uint32_t>* fences = nullptr;
+};
+
+enum class [[nodiscard]] AllocateResult{
+    kOk,
+    kFull,        // no room now
+    kTooLarge,    // never: larger than the segment, or alignment not a power of two up to
+                  // kMaxAlignment
+    kFileSystem,  // the file system of the segment is full
+};
+
+enum class [[nodiscard]] ShrinkResult{
+    kOk,
+    kShared,  // other references exist: nothing was changed
+    kLarger,  // the new size is larger than the block
+};
+
+// One segment, as a member uses it: a heap of blocks in shared memory. Every block in use has one
+// owner, named by its hold (hold.h); this class makes the moves of the calling member.
+//
+// Any thread may call any function; one block is for one thread at a time. Threads allocate from
+// spans of their own, without a lock between them. Nothing here may be called in a forked child.
+class Segment {
+ public:
+  // Starts to use a segment, or a new one, whose area is all zeros or has been used by others.
+  // kInvalidArgument, kFailedPrecondition: sizes of payload and area do not fit, or the area is of
+  // another payload.
+  static absl::StatusOr<std::unique_ptr<Segment>> Attach(SegmentParts parts);
+
+  // Writes what others read when they attach, into a new area. kResourceExhausted: the file system
+  // is full.
+  static absl::Status Initialize(std::span<std::byte> area, uint64_t payload_bytes,
+                                 SegmentBacking& backing);
+
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  uint16_t id() const { return id_; }
+  const std::string& name() const { return name_; }
+  uint64_t size_bytes() const { return view_.page_count() * kPageBytes; }
+  const SegmentView<RealSync>& view() const { return view_; }
+  std::byte* payload() const { return payload_; }
+
+  // A block of at least `size_bytes` (not zero), at a multiple of `alignment` from the start of the
+  // payload and in every mapping: a power of two up to kMaxAlignment; less than 64 means 64. Never
+  // waits. Failed, it has changed nothing.
+  AllocateResult TryAllocate(uint64_t size_bytes, uint64_t alignment, Block* out) {
+    if (size_bytes - 1 < kMaxSmallBytes && alignment <= kBlockAlignment) {
+      LocalHeap& heap = heaps_->ThisThreads();
+      heap.lock.OwnerLock();
+      const bool done = heap.AllocateKnown(SmallClassFor(size_bytes), out);
+      heap.lock.OwnerUnlock();
+      if (__builtin_expect(done, 1)) return AllocateResult::kOk;
+    } else if (size_bytes - 1 < this->size_bytes() && alignment <= kPageBytes &&
+               size_bytes > kMaxSmallBytes) {
+      LocalHeap& heap = heaps_->ThisThreads();
+      const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
+      heap.lock.OwnerLock();
+      const bool done = heap.AllocateKnownLarge(pages, out);
+      heap.lock.OwnerUnlock();
+      if (__builtin_expect(done, 1)) return AllocateResult::kOk;
+    }
+    return AllocateUnknown(size_bytes, alignment, out);
+  }
+
+  // The same, but waits for memory until the deadline; an expired one means not to wait. Woken by
+  // the next release. kInvalidArgument: never possible, with both numbers. kResourceExhausted: no
+  // room, with what was asked, what is free, the largest free block and who holds most; or the file
+  // system. kCancelled: `interrupted` became true.
+  absl::StatusOr<Block> Allocate(uint64_t size_bytes, uint64_t alignment, const Deadline& deadline,
+                                 const std::atomic<bool>* interrupted = nullptr);
+
+  // Gives up a block that this member holds. Wakes those who wait for memory.
+  void Release(const Block& block);
+
+  // Makes a held block smaller in place; pages that it no longer needs go back to the segment.
+  // `size_bytes` is not zero.
+  ShrinkResult Shrink(Block* block, uint64_t size_bytes);
+
+  // held -> sent(self -> receiver): from here on the block belongs to the way to `receiver`.
+  // Returns the hold under which it is published.
+  HoldWord Mark(const Block& block, uint32_t receiver) {
+    return HoldMoves<RealSync>::Mark(HoldOf(block.id), block.hold, receiver);
+  }
+  // held -> posted(self -> channel).
+  HoldWord Post(const Block& block, uint32_t channel) {
+    return HoldMoves<RealSync>::Post(HoldOf(block.id), block.hold, channel);
+  }
+  // What a handle names, if it was sent to this member and not taken yet; else nothing, whatever
+  // the numbers: a stale or forged handle. `used_bytes` must not exceed the block.
+  std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes);
+  std::optional<Block> AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
+                                    uint64_t used_bytes);
+  // Takes back what this member has sent and nobody has accepted; nothing when somebody has.
+  std::optional<Block> TakeBack(BlockId id, uint64_t generation);
+
+  // Gives back what this member does not need now, and frees what dead members have left ownerless.
+  // Called regularly by one thread of the process.
+  void Tick();
+  // Gives back all wholly free spans of this process.
+  void Trim();
+
+  // Takes back what a dead member had here; its row is dead. Any thread; may be done by several at
+  // once.
+  bool Reclaim(MemberId victim, ReclaimCount* count);
+
+  // Wakes those who wait for memory.
+  void SignalMemory();
+
+  // What to do before an allocation fails: look for members that have died, and reclaim them. True
+  // if there were any.
+  void set_reclaim_dead(std::function<bool()> reclaim_dead) {
+    reclaim_dead_ = std::move(reclaim_dead);
+  }
+
+  SegmentUsage Usage() const { return ScanUsage(view_); }
+
+ private:
+  Segment(SegmentParts parts, const LocalHeapLimits& limits);
+
+  HoldMoves<RealSync>::Word& HoldOf(BlockId id) const;
+  std::optional<Block> Taken(BlockId id, std::optional<HoldWord> held, uint64_t used_bytes);
+  bool IsPossible(uint64_t size_bytes, uint64_t alignment) const;
+  AllocateResult AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out);
+  AllocateResult AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim, Block* out,
+                                absl::Status* why);
+  AllocateResult AllocateOnce(uint64_t size_bytes, uint64_t alignment, Block* out,
+                              absl::Status* why);
+  absl::Status Shortage(uint64_t size_bytes, const absl::Status& why) const;
+  void ReleaseForeign(const Block& block);
+  void MemoryCameBack(bool own_span);
+  // Between the store of a frequent side and its look at what a rare side stores.
+  void FrequentFence() const {
+    if (__builtin_expect(fences_->load(std::memory_order_relaxed) != 0, 0)) {
+      RealSync::FullFence();
+    } else {
+      RealSync::CompilerFence();
+    }
+  }
+
+  const uint16_t id_;
+  const std::string name_;
+  const SegmentView<RealSync> view_;
+  std::byte* const payload_;
+  const std::unique_ptr<SegmentBacking> backing_;
+  const MemberId self_;
+  const MemberTable<RealSync>& members_;
+  const std::atomic<uint32_t>* const fences_;
+  std::function<bool()> reclaim_dead_;
+  PageSource source_;
+  std::shared_ptr<HeapPool> heaps_;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_SEGMENT_H_

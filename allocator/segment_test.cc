@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "allocator/segment.h"
+
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "allocator/audit.h"
+#include "allocator/testing/plain_segment.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace handoff {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kSegmentBytes = 8 << 20;
+
+Block MustAllocate(Segment& segment, uint64_t size_bytes, uint64_t alignment = 64) {
+  Block block;
+  EXPECT_EQ(segment.TryAllocate(size_bytes, alignment, &block), AllocateResult::kOk)
+      << size_bytes << " aligned to " << alignment;
+  return block;
+}
+
+// The segment can be had as one block, and nothing is out of place.
+void ExpectWhole(PlainSegmentMemory& memory, Segment& segment) {
+  Block all;
+  ASSERT_EQ(segment.TryAllocate(segment.size_bytes(), 64, &all), AllocateResult::kOk)
+      << DescribeShortage(segment.Usage(), segment.size_bytes());
+  segment.Release(all);
+  segment.Trim();
+  EXPECT_THAT(AuditSegment(memory.view(), memory.members()), IsEmpty());
+}
+
+TEST(SegmentTest, GivesBlocksOfEverySizeThatDoNotOverlap) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  std::vector<std::pair<Block, int>> blocks;
+  int number = 0;
+  for (uint64_t size = 1; size < 400000; size += 1 + size / 7) {
+    const Block block = MustAllocate(*segment, size);
+    ASSERT_GE(block.size_bytes, size);
+    EXPECT_EQ((block.data - segment->payload()) % 64, 0);
+    std::memset(block.data, ++number & 0xFF, block.size_bytes);
+    blocks.emplace_back(block, number);
+  }
+  for (const auto& [block, fill] : blocks) {
+    for (uint64_t i = 0; i < block.size_bytes; ++i) {
+      ASSERT_EQ(std::to_integer<int>(block.data[i]), fill & 0xFF);
+    }
+    segment->Release(block);
+  }
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, WastesAtMostAnEighthAboveOneKibibyte) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  for (uint64_t size = 1025; size < kSegmentBytes; size += 1 + size / 50) {
+    const Block block = MustAllocate(*segment, size);
+    EXPECT_LE(block.size_bytes - size, block.size_bytes / 8) << size;
+    segment->Release(block);
+  }
+}
+
+TEST(SegmentTest, HonoursEveryAlignment) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  for (uint64_t alignment = 1; alignment <= kMaxAlignment; alignment *= 2) {
+    for (uint64_t size : {uint64_t{1}, uint64_t{100}, uint64_t{5000}, uint64_t{70000}}) {
+      const Block block = MustAllocate(*segment, size, alignment);
+      EXPECT_EQ((block.data - segment->payload()) % static_cast<int64_t>(alignment), 0);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(block.data) % alignment, 0u);
+      segment->Release(block);
+    }
+  }
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, RefusesWhatCanNeverBe) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  Block block;
+  EXPECT_EQ(segment->TryAllocate(0, 64, &block), AllocateResult::kTooLarge);
+  EXPECT_EQ(segment->TryAllocate(kSegmentBytes + 1, 64, &block), AllocateResult::kTooLarge);
+  EXPECT_EQ(segment->TryAllocate(64, 96, &block), AllocateResult::kTooLarge);
+  EXPECT_EQ(segment->TryAllocate(64, 2 * kMaxAlignment, &block), AllocateResult::kTooLarge);
+  const auto error = segment->Allocate(kSegmentBytes + 1, 64, Deadline::Infinite());
+  EXPECT_EQ(error.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(error.status().ToString(), HasSubstr("8388609"));
+  EXPECT_THAT(error.status().ToString(), HasSubstr("8388608"));
+}
+
+TEST(SegmentTest, SaysPreciselyWhyThereIsNoRoom) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  auto other = memory.Join(2);
+  const Block mine = MustAllocate(*segment, 5 << 20);
+  const Block theirs = MustAllocate(*other, 2 << 20);
+  const auto error = segment->Allocate(3 << 20, 64, Deadline::After(absl::ZeroDuration()));
+  ASSERT_EQ(error.status().code(), absl::StatusCode::kResourceExhausted);
+  const std::string text(error.status().message());
+  EXPECT_THAT(text, HasSubstr("requested 3 MiB"));
+  EXPECT_THAT(text, HasSubstr("1 MiB of 8 MiB free"));
+  EXPECT_THAT(text, HasSubstr("largest free block 1 MiB"));
+  EXPECT_THAT(text, HasSubstr("member 1 (5 MiB in 1 blocks), member 2 (2 MiB in 1 blocks)"));
+  segment->Release(mine);
+  other->Release(theirs);
+  other->Trim();
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, WaitsUntilAnotherMemberReleases) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  auto other = memory.Join(2);
+  const Block theirs = MustAllocate(*other, 6 << 20);
+  std::thread releaser([&] {
+    while (memory.view().header().waiters.load(std::memory_order_relaxed) == 0) {
+      std::this_thread::yield();
+    }
+    other->Release(theirs);
+  });
+  const auto block = segment->Allocate(4 << 20, 64, Deadline::After(absl::Seconds(60)));
+  releaser.join();
+  ASSERT_TRUE(block.ok()) << block.status().ToString();
+  segment->Release(*block);
+  EXPECT_EQ(memory.view().header().waiters.load(std::memory_order_relaxed), 0u);
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, StopsWaitingAtTheDeadlineAndWhenInterrupted) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  const Block all = MustAllocate(*segment, 7 << 20);
+  EXPECT_EQ(segment->Allocate(4 << 20, 64, Deadline::After(absl::Milliseconds(20))).status().code(),
+            absl::StatusCode::kResourceExhausted);
+  const std::atomic<bool> interrupted{true};
+  EXPECT_EQ(segment->Allocate(4 << 20, 64, Deadline::Infinite(), &interrupted).status().code(),
+            absl::StatusCode::kCancelled);
+  segment->Release(all);
+}
+
+TEST(SegmentTest, NamesAFullFileSystem) {
+  PlainSegmentMemory memory(kSegmentBytes, /*payload_limit_bytes=*/1 << 20);
+  auto segment = memory.Join(1);
+  const Block block = MustAllocate(*segment, 900 << 10);
+  Block more;
+  EXPECT_EQ(segment->TryAllocate(900 << 10, 64, &more), AllocateResult::kFileSystem);
+  EXPECT_THAT(
+      segment->Allocate(900 << 10, 64, Deadline::After(absl::ZeroDuration())).status().ToString(),
+      HasSubstr("no room left"));
+  segment->Release(block);
+  segment->Release(MustAllocate(*segment, 900 << 10));
+}
+
+TEST(SegmentTest, ReusesItsOwnBlocksLastInFirstOut) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  for (uint64_t size : {uint64_t{64}, uint64_t{5000}, uint64_t{200000}}) {
+    const Block first = MustAllocate(*segment, size);
+    const Block second = MustAllocate(*segment, size);
+    segment->Release(first);
+    segment->Release(second);
+    const Block again = MustAllocate(*segment, size);
+    EXPECT_EQ(again.data, second.data) << size;
+    EXPECT_GT(again.hold.generation(), second.hold.generation());
+    segment->Release(again);
+  }
+}
+
+TEST(SegmentTest, HandsABlockOverExactlyOnce) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  auto stranger = memory.Join(3);
+  for (uint64_t size : {uint64_t{64}, uint64_t{100000}}) {
+    const Block block = MustAllocate(*sender, size);
+    block.data[0] = std::byte{42};
+    const HoldWord sent = sender->Mark(block, 2);
+    EXPECT_FALSE(stranger->Accept(block.id, sent.generation(), size).has_value());
+    EXPECT_FALSE(receiver->Accept(block.id, sent.generation() - 1, size).has_value());
+    const auto taken = receiver->Accept(block.id, sent.generation(), size);
+    ASSERT_TRUE(taken.has_value());
+    EXPECT_EQ(taken->data[0], std::byte{42});
+    EXPECT_EQ(taken->data, block.data);
+    EXPECT_FALSE(receiver->Accept(block.id, sent.generation(), size).has_value());
+    EXPECT_FALSE(sender->TakeBack(block.id, sent.generation()).has_value());
+    receiver->Release(*taken);
+  }
+  ExpectWhole(memory, *sender);
+}
+
+TEST(SegmentTest, RefusesHandlesThatCannotBe) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  const Block block = MustAllocate(*sender, 1000);
+  const HoldWord sent = sender->Mark(block, 2);
+  std::mt19937_64 random(1);
+  for (int i = 0; i < 200000; ++i) {
+    const auto id = static_cast<BlockId>(random());
+    if (id == block.id) continue;
+    EXPECT_FALSE(receiver->Accept(id, random() % 4, 64).has_value()) << id;
+  }
+  // A used size beyond the block: dropped, and the block is not lost.
+  EXPECT_FALSE(receiver->Accept(block.id, sent.generation(), block.size_bytes + 1).has_value());
+  ExpectWhole(memory, *sender);
+}
+
+TEST(SegmentTest, TakesBackWhatNobodyAccepted) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  const Block block = MustAllocate(*sender, 1000);
+  const HoldWord sent = sender->Mark(block, 2);
+  const auto back = sender->TakeBack(block.id, sent.generation());
+  ASSERT_TRUE(back.has_value());
+  const HoldWord again = sender->Mark(*back, 2);
+  EXPECT_FALSE(receiver->Accept(block.id, sent.generation(), 0).has_value());
+  const auto taken = receiver->Accept(block.id, again.generation(), 0);
+  ASSERT_TRUE(taken.has_value());
+  receiver->Release(*taken);
+  ExpectWhole(memory, *sender);
+}
+
+TEST(SegmentTest, ShrinksALargeBlockInPlace) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  auto other = memory.Join(2);
+  Block block = MustAllocate(*segment, 7 << 20);
+  EXPECT_EQ(segment->Shrink(&block, 8 << 20), ShrinkResult::kLarger);
+  EXPECT_EQ(segment->Shrink(&block, 100000), ShrinkResult::kOk);
+  EXPECT_EQ(block.size_bytes, 25u * 4096);
+  const Block rest = MustAllocate(*other, 7 << 20);
+  // The block keeps its new size wherever it goes.
+  const HoldWord sent = segment->Mark(block, 2);
+  EXPECT_FALSE(other->Accept(block.id, sent.generation(), block.size_bytes + 1).has_value());
+  other->Release(rest);
+  segment->Trim();
+  ExpectWhole(memory, *other);
+}
+
+TEST(SegmentTest, ReceiverMayShrinkTheSendersBlock) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  const Block block = MustAllocate(*sender, 6 << 20);
+  auto taken = receiver->Accept(block.id, sender->Mark(block, 2).generation(), 100);
+  ASSERT_TRUE(taken.has_value());
+  ASSERT_EQ(receiver->Shrink(&*taken, 5000), ShrinkResult::kOk);
+  EXPECT_EQ(taken->size_bytes, 8192u);
+  sender->Release(MustAllocate(*sender, 7 << 20));
+  receiver->Release(*taken);
+  sender->Release(MustAllocate(*sender, 7 << 20));
+  ExpectWhole(memory, *sender);
+}
+
+TEST(SegmentTest, FindsBlocksThatOthersReleased) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  // Far more than fits, in order.
+  for (uint64_t size : {uint64_t{64}, uint64_t{3000}, uint64_t{100000}}) {
+    std::vector<Block> unread;
+    for (int i = 0; i < 20000; ++i) {
+      const Block block = MustAllocate(*sender, size);
+      const auto taken = receiver->Accept(block.id, sender->Mark(block, 2).generation(), size);
+      ASSERT_TRUE(taken.has_value());
+      unread.push_back(*taken);
+      if (unread.size() == 10) {
+        for (const Block& old : unread) receiver->Release(old);
+        unread.clear();
+      }
+    }
+    for (const Block& old : unread) receiver->Release(old);
+  }
+  ExpectWhole(memory, *sender);
+}
+
+TEST(SegmentTest, SeveralThreadsAllocateAndReleaseEachOthersBlocks) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  constexpr int kThreads = 4;
+  std::vector<std::vector<Block>> given(kThreads);
+  std::vector<absl::Mutex> mutexes(kThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      std::mt19937_64 random(static_cast<uint64_t>(t));
+      for (int i = 0; i < 20000; ++i) {
+        Block block;
+        const uint64_t size = 1 + random() % (random() % 64 == 0 ? 50000 : 2000);
+        if (segment->TryAllocate(size, 64, &block) == AllocateResult::kOk) {
+          std::memset(block.data, t, 1);
+          const auto to = static_cast<size_t>(random() % kThreads);
+          absl::MutexLock lock(&mutexes[to]);
+          given[to].push_back(block);
+        }
+        std::vector<Block> mine;
+        {
+          absl::MutexLock lock(&mutexes[static_cast<size_t>(t)]);
+          if (given[static_cast<size_t>(t)].size() > 100) mine.swap(given[static_cast<size_t>(t)]);
+        }
+        for (const Block& old : mine) segment->Release(old);
+        if (i % 1000 == 0) segment->Tick();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (auto& blocks : given) {
+    for (const Block& block : blocks) segment->Release(block);
+  }
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, AThreadsBlocksOutliveIt) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  std::vector<Block> blocks;
+  for (int t = 0; t < 20; ++t) {
+    std::thread([&] { blocks.push_back(MustAllocate(*segment, 100)); }).join();
+  }
+  // The heaps of ended threads are used again, so one span serves all.
+  EXPECT_EQ(segment->Usage().members[1].span_bytes, 16u * 4096);
+  for (const Block& block : blocks) segment->Release(block);
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, ReclaimsEverythingOfADeadMember) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto survivor = memory.Join(1);
+  MemberId victim;
+  {
+    const auto joined = memory.members().Publish(2, MemberIdentity{});
+    ASSERT_TRUE(joined.has_value());
+    victim = *joined;
+  }
+  auto dead = memory.Attach(victim);
+  for (int i = 0; i < 1000; ++i) MustAllocate(*dead, static_cast<uint64_t>(1 + i * 7));
+  const Block sent_to_me = MustAllocate(*dead, 500);
+  const HoldWord sent = dead->Mark(sent_to_me, 1);
+  const auto taken = survivor->Accept(sent_to_me.id, sent.generation(), 500);
+  ASSERT_TRUE(taken.has_value());
+  const Block mine = MustAllocate(*survivor, 300);
+  // What the survivor sent, the dead one did accept.
+  ASSERT_TRUE(dead->Accept(mine.id, survivor->Mark(mine, 2).generation(), 0).has_value());
+
+  const ReclaimCount count = memory.Reclaim(*survivor, victim);
+  EXPECT_EQ(count.blocks, 1001u);
+  EXPECT_THAT(AuditSegment(memory.view(), memory.members()), IsEmpty());
+  EXPECT_EQ(survivor->Usage().ownerless_blocks, 1u);
+  survivor->Release(*taken);
+  EXPECT_EQ(survivor->Usage().ownerless_blocks, 0u);
+  ExpectWhole(memory, *survivor);
+}
+
+TEST(SegmentTest, IdleMemberGivesBackWhatOthersReleased) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  std::vector<Block> taken;
+  for (int i = 0; i < 1000; ++i) {
+    const Block block = MustAllocate(*sender, 4096);
+    taken.push_back(*receiver->Accept(block.id, sender->Mark(block, 2).generation(), 0));
+  }
+  for (const Block& block : taken) receiver->Release(block);
+  sender->Tick();
+  sender->Tick();
+  receiver->Release(MustAllocate(*receiver, 6 << 20));
+}
+
+}  // namespace
+}  // namespace handoff

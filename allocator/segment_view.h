@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_SEGMENT_VIEW_H_
+#define HANDOFF_ALLOCATOR_SEGMENT_VIEW_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "allocator/hold.h"
+#include "allocator/page_word.h"
+#include "allocator/segment_layout.h"
+#include "allocator/size_class.h"
+
+namespace handoff {
+
+// Names one block of a segment in any process: the page where its span begins times kWordsPerPage,
+// plus its place in the span. 64 GiB of segment are 2^30 of them.
+using BlockId = uint32_t;
+
+// Where one block is. `hold` stays valid as long as the segment is mapped, the rest as long as the
+// caller knows that the block is in use.
+template <class Sync>
+struct BlockLocation {
+  typename Sync::template Atomic<uint64_t>* hold;
+  uint64_t offset_bytes;  // of the payload
+  uint64_t size_bytes;    // room of the block
+  uint32_t head_page;
+};
+
+// The mapped tables of one segment, and the arithmetic on them. A value of pointers; owns nothing.
+template <class Sync>
+class SegmentView {
+ public:
+  using Word = typename Sync::template Atomic<uint64_t>;
+
+  SegmentView() = default;
+  // `area` are SegmentAreaBytes() of zeros or of an area used before.
+  SegmentView(std::byte* area, uint64_t page_count)
+      : header_(reinterpret_cast<SegmentHeader<Sync>*>(area)),
+        page_count_(static_cast<uint32_t>(page_count)) {
+    const SegmentAreaLayout layout(page_count);
+    page_words_ = reinterpret_cast<Word*>(area + layout.page_words);
+    large_holds_ = reinterpret_cast<Word*>(area + layout.large_holds);
+    runs_ = reinterpret_cast<Word*>(area + layout.runs);
+    small_holds_ = reinterpret_cast<Word*>(area + layout.small_holds);
+  }
+
+  SegmentHeader<Sync>& header() const { return *header_; }
+  uint32_t page_count() const { return page_count_; }
+  // Pages whose tables and payload are reserved. Never more than page_count(), whatever is written
+  // there.
+  uint32_t backed_pages() const {
+    const uint32_t backed = header_->backed_pages.load(std::memory_order_acquire);
+    return backed < page_count_ ? backed : page_count_;
+  }
+  Word& page_word(uint32_t page) const { return page_words_[page]; }
+  Word& large_hold(uint32_t page) const { return large_holds_[page]; }
+  Word& run(uint32_t page) const { return runs_[page]; }
+  Word& small_hold(BlockId id) const { return small_holds_[id]; }
+
+  PageWord LoadPage(uint32_t page) const {
+    return PageWord(page_words_[page].load(std::memory_order_acquire));
+  }
+  RunWord LoadRun(uint32_t page) const {
+    return RunWord(runs_[page].load(std::memory_order_acquire));
+  }
+
+  // The number of blocks in the span with this head word, and the hold of block `index` of it.
+  static uint32_t BlockCount(PageWord head) {
+    if (head.size_class() < kSmallClassCount) return kSizeClasses[head.size_class()].count;
+    return head.size_class() == kLargeClass ? 1 : 0;
+  }
+  Word& HoldAt(uint32_t head_page, PageWord head, uint32_t index) const {
+    return head.size_class() == kLargeClass ? large_holds_[head_page]
+                                            : small_holds_[head_page * kWordsPerPage + index];
+  }
+
+  // The block of this id, however wrong the id: nothing when no block can be there now. The answer
+  // holds while the block is in use; who does not know that yet has the hold checked by generation
+  // and locates again.
+  std::optional<BlockLocation<Sync>> Locate(BlockId id) const {
+    const uint32_t page = id / kWordsPerPage;
+    if (page >= backed_pages()) return std::nullopt;
+    const PageWord word = LoadPage(page);
+    if (word.IsFree() || word.size_class() == kPendingClass) return std::nullopt;
+    if (word.size_class() < kSmallClassCount) {
+      if (word.distance() > page) return std::nullopt;
+      const SizeClass& size_class = kSizeClasses[word.size_class()];
+      const uint32_t head = page - word.distance();
+      const uint32_t index = id - head * kWordsPerPage;
+      if (index >= size_class.count) return std::nullopt;
+      return BlockLocation<Sync>{&small_holds_[id],
+                                 head * kPageBytes + uint64_t{index} * size_class.block_bytes,
+                                 size_class.block_bytes, head};
+    }
+    if (!word.IsHead() || word.size_class() != kLargeClass || id % kWordsPerPage != 0) {
+      return std::nullopt;
+    }
+    const uint32_t pages = LoadRun(page).PagesOf(word);
+    if (pages > page_count_ - page) return std::nullopt;
+    return BlockLocation<Sync>{&large_holds_[page], page * kPageBytes, pages * kPageBytes, page};
+  }
+
+  // Whether every block of the span is free. Lasting only for who alone may allocate there, or if
+  // nobody may.
+  bool AllFree(uint32_t head_page, PageWord head) const {
+    const uint32_t count = BlockCount(head);
+    for (uint32_t i = 0; i < count; ++i) {
+      const HoldState state =
+          HoldWord(HoldAt(head_page, head, i).load(std::memory_order_acquire)).state();
+      if (state != HoldState::kFree) return false;
+    }
+    return true;
+  }
+
+ private:
+  SegmentHeader<Sync>* header_ = nullptr;
+  uint32_t page_count_ = 0;
+  Word* page_words_ = nullptr;
+  Word* large_holds_ = nullptr;
+  Word* runs_ = nullptr;
+  Word* small_holds_ = nullptr;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_SEGMENT_VIEW_H_
