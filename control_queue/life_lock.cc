@@ -81,18 +81,20 @@ absl::StatusOr<std::unique_ptr<LifeLock>> LifeLock::Open(const std::string& path
   {
     const ForkLock no_fork;
     life_lock->fd_ = OpenOrCreate(path.c_str(), options);
-    if (!life_lock->fd_.valid()) return OpenError(errno, path);
+    struct stat file;
+    if (!life_lock->fd_.valid() || ::fstat(life_lock->fd_.get(), &file) != 0) {
+      return OpenError(errno, path);
+    }
+    if (!S_ISREG(file.st_mode)) {
+      return absl::FailedPreconditionError(absl::StrCat("lock file ", path, " is not a file"));
+    }
+    life_lock->device_ = file.st_dev;
+    life_lock->inode_ = file.st_ino;
     if (!AtForkInChild(no_fork, &CloseInForkedChild, life_lock.get())) {
-      life_lock->fd_.reset();
       return absl::ResourceExhaustedError(
           absl::StrCat("cannot open lock file ", path, ": ", kMaxForkHooks,
                        " objects of this process are watching for forks"));
     }
-  }
-  struct stat file;
-  if (::fstat(life_lock->fd_.get(), &file) != 0) return OpenError(errno, path);
-  if (!S_ISREG(file.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat("lock file ", path, " is not a file"));
   }
   return life_lock;
 }
@@ -100,17 +102,29 @@ absl::StatusOr<std::unique_ptr<LifeLock>> LifeLock::Open(const std::string& path
 LifeLock::~LifeLock() {
   const ForkLock no_fork;
   RemoveAtForkInChild(no_fork, &CloseInForkedChild, this);
+  Close();
+}
+
+void LifeLock::CloseInForkedChild(void* life_lock) { static_cast<LifeLock*>(life_lock)->Close(); }
+
+void LifeLock::Close() {
+  // Closing a number that is another's by now would be the fault of which we were the victim.
+  if (!IsOpen()) static_cast<void>(fd_.release());
   fd_.reset();
 }
 
-void LifeLock::CloseInForkedChild(void* life_lock) {
-  static_cast<LifeLock*>(life_lock)->fd_.reset();
+bool LifeLock::IsOpen() const {
+  struct stat file;
+  return fd_.valid() && ::fstat(fd_.get(), &file) == 0 && file.st_dev == device_ &&
+         file.st_ino == inode_;
 }
 
 absl::Status LifeLock::CheckOpen() const {
-  if (fd_.valid()) return absl::OkStatus();
+  if (IsOpen()) return absl::OkStatus();
   return absl::FailedPreconditionError(
-      absl::StrCat("lock file ", path_, " was opened before this process was forked"));
+      absl::StrCat("lock file ", path_,
+                   fd_.valid() ? ": its descriptor was closed by another part of this process"
+                               : " was opened before this process was forked"));
 }
 
 absl::Status LifeLock::Error(int error, const char* call, uint32_t byte) const {

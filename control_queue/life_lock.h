@@ -34,6 +34,10 @@ struct LifeLockOptions {
 // it, so the child's life does not count as the parent's. A child made by a raw clone system call,
 // which nobody can notice, keeps the parent's bytes held until it ends or executes.
 //
+// A program that closes descriptors it does not know closes this one, too, and gives all its bytes
+// back. The number may be another file's soon. Every call first looks whether it still is ours, and
+// returns kFailedPrecondition if it is not.
+//
 // Two LifeLocks exclude each other, also in one process; so do the threads that use one. Any
 // thread may call any function. In a forked child all calls return kFailedPrecondition.
 class LifeLock {
@@ -66,6 +70,13 @@ class LifeLock {
   // itself does not count. The answer may be old when it arrives.
   absl::StatusOr<bool> IsHeld(uint32_t byte) const;
 
+  // False: another part of the program has closed the descriptor, so no byte is held any more.
+  // False in a forked child, too.
+  bool IsOpen() const;
+
+  // The inode number of the file, also when it is not open any more.
+  uint64_t inode() const { return inode_; }
+
   // Whether `path` still names the file that is open here. False: it was removed, or removed and
   // made again; locks on this one then exclude nobody who opens the name.
   absl::StatusOr<bool> SameFile(const std::string& path) const;
@@ -79,6 +90,7 @@ class LifeLock {
   explicit LifeLock(const std::string& path) : path_(path) {}
 
   static void CloseInForkedChild(void* life_lock);
+  void Close();
 
   absl::Status CheckOpen() const;
   absl::Status Error(int error, const char* call, uint32_t byte) const;
@@ -87,6 +99,8 @@ class LifeLock {
   const std::string path_;
   uint32_t pid_namespace_ = 0;  // inode of the namespace that our pids are of; 0 if not known
   UniqueFd fd_;                 // invalid in a forked child
+  dev_t device_ = 0;
+  ino_t inode_ = 0;
   // Bit `byte`: taken by this object. The kernel grants a second lock through one description, so
   // threads exclude each other here.
   std::array<std::atomic<uint64_t>, kMaxMembers / 64> taken_ = {};

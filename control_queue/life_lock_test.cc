@@ -187,6 +187,32 @@ TEST_F(LifeLockTest, IsNotKeptByAForkedChildOfAKilledHolder) {
   EXPECT_TRUE(ended.Wait()) << "the grandchild was alive all the time";
 }
 
+TEST_F(LifeLockTest, NoticesThatItsDescriptorWasClosedAndDoesNotTouchTheNextFileOfThatNumber) {
+  auto mine = Open();
+  const auto other = Open();
+  ASSERT_TRUE(*mine->TryLock(7));
+  EXPECT_TRUE(mine->IsOpen());
+  EXPECT_EQ(mine->inode(), other->inode());
+  int number = -1;
+  for (int fd = 3; fd < 64 && number < 0; ++fd) {
+    struct stat file;
+    if (::fstat(fd, &file) == 0 && file.st_ino == mine->inode()) number = fd;
+  }
+  ASSERT_GE(number, 0);
+  ASSERT_EQ(::close(number), 0);  // as a library does that closes all descriptors
+  EXPECT_FALSE(mine->IsOpen());
+  EXPECT_FALSE(*other->IsHeld(7)) << "the kernel has given the byte back";
+
+  const std::string foreign_path = path_ + "_foreign";
+  ASSERT_EQ(::open(foreign_path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600), number);
+  EXPECT_FALSE(mine->IsOpen());
+  EXPECT_EQ(mine->TryLock(8).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(mine->IsHeld(8).status().code(), absl::StatusCode::kFailedPrecondition);
+  mine.reset();
+  EXPECT_EQ(::close(number), 0) << "it is the other file's descriptor, and open";
+  ::unlink(foreign_path.c_str());
+}
+
 TEST_F(LifeLockTest, KnowsWhenItsFileHasLostItsName) {
   const auto mine = Open();
   EXPECT_TRUE(*mine->SameFile(path_));
