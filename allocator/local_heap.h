@@ -57,6 +57,13 @@ class LocalHeap {
   [[nodiscard]] bool Allocate(uint64_t size_bytes, uint64_t alignment, Block* out,
                               absl::Status* why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock);
 
+  // A block that is a span of `pages` pages, or a little more, whatever its size.
+  [[nodiscard]] bool AllocateSpan(uint32_t pages, Block* out, absl::Status* why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
+    return AllocateKnownLarge(pages, out) ||
+           AllocateLarge(pages * kPageBytes, kPageBytes, out, why);
+  }
+
   // Releases a block of one of this heap's spans.
   void Release(LocalSpan* span, const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
     HoldMoves<RealSync>::Release(span->holds[IndexOf(*span, block.id)], block.hold);

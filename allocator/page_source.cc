@@ -19,11 +19,12 @@ constexpr uint32_t kHoldsPerFilePage = kPageBytes / sizeof(uint64_t);
 }  // namespace
 
 PageSource::PageSource(const SegmentView<RealSync>& view, std::byte* payload,
-                       SegmentBacking& backing, uint32_t member)
+                       SegmentBacking& backing, uint32_t member, bool large_spans_use_holds)
     : view_(view),
       payload_(payload),
       backing_(backing),
       member_(member),
+      large_spans_use_holds_(large_spans_use_holds),
       pool_(view.page_count()),
       holds_reserved_((uint64_t{view.page_count()} * kWordsPerPage + kHoldsPerFilePage - 1) /
                       kHoldsPerFilePage) {}
@@ -56,9 +57,12 @@ bool PageSource::ClaimBetween(uint32_t from, uint32_t to, uint32_t pages, uint32
   while (from < to) {
     *head = FindRun(from, to, pages, align_pages);
     if (*head == to) return false;
-    if (class_id < kSmallClassCount) {
-      // Before the claim: a page word that says "small" stands for holds that can be read.
-      *why = ReserveHolds(*head, kSizeClasses[class_id].count);
+    // Before the claim: a page word that says "small" stands for holds that can be read.
+    const uint32_t holds = class_id < kSmallClassCount ? kSizeClasses[class_id].count
+                           : large_spans_use_holds_    ? pages * kWordsPerPage
+                                                       : 0;
+    if (holds > 0) {
+      *why = ReserveHolds(*head, holds);
       if (!why->ok()) return false;
     }
     const std::optional<uint32_t> conflict =

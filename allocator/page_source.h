@@ -21,9 +21,10 @@ namespace handoff {
 // again). Any thread.
 class PageSource {
  public:
-  // `payload`: the mapped payload; `backing` must outlive this object.
+  // `payload`: the mapped payload; `backing` must outlive this object. `large_spans_use_holds`: the
+  // small holds of all pages of a large span are reserved too, as share groups need.
   PageSource(const SegmentView<RealSync>& view, std::byte* payload, SegmentBacking& backing,
-             uint32_t member);
+             uint32_t member, bool large_spans_use_holds = false);
 
   // A span of `pages` pages whose first is a multiple of `align_pages` (a power of two), for a
   // small class or kLargeClass. Its stack of free blocks is full if all its holds are free. Null:
@@ -56,6 +57,7 @@ class PageSource {
   std::byte* const payload_;
   SegmentBacking& backing_;
   const uint32_t member_;
+  const bool large_spans_use_holds_;
   absl::Mutex mutex_;
   SpanPool pool_;  // changed under mutex_; For() is for any thread
   uint32_t rover_ ABSL_GUARDED_BY(mutex_) = 0;

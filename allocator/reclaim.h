@@ -60,13 +60,29 @@ class SegmentReclaim {
 
   // The row of `victim` is dead. False: it is not any more, somebody else has finished.
   bool Member(MemberId victim, ReclaimCount* count) const {
+    return Member(victim, [this, count](uint32_t page, PageWord head, typename Moves::Word& word,
+                                        HoldWord& seen) {
+      const uint64_t bytes = BlockBytes(page, head);
+      if (!Moves::Swap(word, seen, seen.Freed())) return false;
+      *count += {1, bytes};
+      return true;
+    });
+  }
+
+  // The same for a table whose words are not freed alone: `free(page, head, word, seen)` frees the
+  // word that was seen as `seen`, with all that hangs on it. False: it is not that any more, and
+  // `seen` is what it is.
+  template <class Free>
+  bool Member(MemberId victim, Free free) const {
     const uint32_t backed = view_.backed_pages();
     for (uint32_t page = 0; page < backed; ++page) {  // 1
       const PageWord head = view_.LoadPage(page);
       if (!head.IsHead()) continue;
       const uint32_t blocks = View::BlockCount(head);
       for (uint32_t i = 0; i < blocks; ++i) {
-        if (!Word(view_.HoldAt(page, head, i), victim, BlockBytes(page, head), count)) return false;
+        typename Moves::Word& word = view_.HoldAt(page, head, i);
+        const auto free_word = [&](HoldWord& seen) { return free(page, head, word, seen); };
+        if (!Word(word, victim, free_word)) return false;
       }
     }
     HANDOFF_CRASH_POINT("reclaim.after_words");
@@ -106,44 +122,42 @@ class SegmentReclaim {
     return left;
   }
 
-  // Step 1 for one word. False: the row has moved on.
-  bool Word(typename Moves::Word& word, MemberId victim, uint64_t block_bytes,
-            ReclaimCount* count) const {
+  // Step 1 for one word; `free(seen)` as above. False: the row has moved on.
+  template <class Free>
+  bool Word(typename Moves::Word& word, MemberId victim, Free free) const {
     HoldWord seen = Moves::Load(word);
     for (;;) {
-      HoldWord next;
+      bool relabel = false;
       switch (seen.state()) {
         case HoldState::kHeld:
           if (seen.holder() != victim.slot) return true;
-          next = seen.Freed();
           break;
         case HoldState::kSent:
           if (seen.holder() != victim.slot &&
               !(seen.holder() == kNobody && seen.receiver() == victim.slot)) {
             return true;
           }
-          next = seen.Freed();
           break;
         case HoldState::kPosted:
           if (seen.holder() != victim.slot) return true;
-          next = seen.Relabelled();
+          relabel = true;
           break;
         default:
           return true;
       }
       if (!Mutated<Sync>(Mutation::kNoRowLook) && !StillDead(victim)) return false;
-      if (Moves::Swap(word, seen, next)) {
-        if (next.IsFree()) *count += {1, block_bytes};
+      if (relabel ? Moves::Swap(word, seen, seen.Relabelled()) : free(seen)) {
         HANDOFF_CRASH_POINT("reclaim.after_word");
         return true;
       }
     }
   }
 
- private:
   bool StillDead(MemberId victim) const {
     return members_.Word(victim.slot) == MemberWord{victim.epoch, MemberState::kDead};
   }
+
+ private:
   uint64_t BlockBytes(uint32_t page, PageWord head) const {
     return head.size_class() == kLargeClass ? view_.LoadRun(page).PagesOf(head) * kPageBytes
                                             : kSizeClasses[head.size_class()].block_bytes;

@@ -60,6 +60,7 @@ absl::StatusOr<std::unique_ptr<Segment>> Segment::Attach(SegmentParts parts) {
 
 Segment::Segment(SegmentParts parts, const LocalHeapLimits& limits)
     : id_(parts.id),
+      row_(parts.row),
       name_(std::move(parts.name)),
       view_(parts.area.data(), parts.payload.size() / kPageBytes),
       payload_(parts.payload.data()),
@@ -195,10 +196,19 @@ void Segment::ReleaseForeign(const Block& block) {
   HoldMoves<RealSync>::Release(*location->hold, block.hold);
   HANDOFF_CRASH_POINT("segment.release.after_free");
   FrequentFence();
+  LookAfter(location->head_page);
+}
+
+void Segment::LookAfterFreed(BlockId id) {
+  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+  if (location.has_value()) LookAfter(location->head_page);
+}
+
+void Segment::LookAfter(uint32_t head_page) {
   // Pairs with the barrier of the reclaimer that made the page ownerless: one of us sees the other.
-  const PageWord head = view_.LoadPage(location->head_page);
+  const PageWord head = view_.LoadPage(head_page);
   if (__builtin_expect(head.state() == PageState::kOwnerless, 0)) {
-    PageMap<RealSync>::FreeOwnerless(view_, location->head_page, head);
+    PageMap<RealSync>::FreeOwnerless(view_, head_page, head);
   }
   if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
     MemoryCameBack(head.IsOwnedBy(self_.slot));

@@ -27,7 +27,8 @@ namespace handoff {
 // What a segment is made of, in the address space of this process. All of it outlives the Segment,
 // but for `backing`.
 struct SegmentParts {
-  uint16_t id = 0;
+  uint32_t id = 0;
+  uint32_t row = 0;              // of the session's segment table: what handles name
   std::string name;              // for errors
   std::span<std::byte> payload;  // mapped at a multiple of kMaxAlignment
   std::span<std::byte> area;     // SegmentAreaBytes(payload.size())
@@ -73,7 +74,8 @@ class Segment {
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
-  uint16_t id() const { return id_; }
+  uint32_t id() const { return id_; }
+  uint32_t row() const { return row_; }
   const std::string& name() const { return name_; }
   uint64_t size_bytes() const { return view_.page_count() * kPageBytes; }
   const SegmentView<RealSync>& view() const { return view_; }
@@ -132,6 +134,16 @@ class Segment {
   // Takes back what this member has sent and nobody has accepted; nothing when somebody has.
   std::optional<Block> TakeBack(BlockId id, uint64_t generation);
 
+  // The hold of a block however wrong the id: null when there can be none. For those who free words
+  // of others.
+  HoldMoves<RealSync>::Word* Find(BlockId id) const {
+    const auto location = view_.Locate(id);
+    return location.has_value() ? location->hold : nullptr;
+  }
+  // After the hold of a block was freed by a locked operation of this member: gives back its span
+  // if that was the last one of it, wakes those who wait.
+  void LookAfterFreed(BlockId id);
+
   // Gives back what this member does not need now, and frees what dead members have left ownerless.
   // Called regularly by one thread of the process.
   void Tick();
@@ -166,6 +178,7 @@ class Segment {
                               absl::Status* why);
   absl::Status Shortage(uint64_t size_bytes, const absl::Status& why) const;
   void ReleaseForeign(const Block& block);
+  void LookAfter(uint32_t head_page);
   void MemoryCameBack(bool own_span);
   // Between the store of a frequent side and its look at what a rare side stores.
   void FrequentFence() const {
@@ -176,7 +189,8 @@ class Segment {
     }
   }
 
-  const uint16_t id_;
+  const uint32_t id_;
+  const uint32_t row_;
   const std::string name_;
   const SegmentView<RealSync> view_;
   std::byte* const payload_;
