@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/testing/single_step.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "base/testing/child_process.h"
+
+namespace handoff {
+namespace {
+
+#ifdef __x86_64__
+constexpr bool kHasHardwareBreakpoints = true;
+
+// Stops the calling thread, which is traced. The next instruction is the first that is stepped.
+void StopForTracer() { asm volatile("int3" ::: "memory"); }
+
+// False: refused.
+bool WriteUserArea(pid_t pid, size_t offset, uint64_t value) {
+  return ::ptrace(PTRACE_POKEUSER, pid, offset, value) == 0;
+}
+
+uint64_t ProgramCounter(pid_t pid) {
+  errno = 0;
+  const long value = ::ptrace(PTRACE_PEEKUSER, pid, offsetof(user_regs_struct, rip), nullptr);
+  HANDOFF_CHECK_EQ(errno, 0) << std::strerror(errno);
+  return static_cast<uint64_t>(value);
+}
+
+// Debug register 0 holds the address; bit 0 of register 7 switches it on for this thread, as an
+// execution breakpoint if all others are 0.
+bool SetBreakpoint(pid_t pid, uint64_t address) {
+  return WriteUserArea(pid, offsetof(user, u_debugreg[0]), address) &&
+         WriteUserArea(pid, offsetof(user, u_debugreg[7]), 1);
+}
+void ClearBreakpoint(pid_t pid) {
+  HANDOFF_CHECK(WriteUserArea(pid, offsetof(user, u_debugreg[7]), 0)) << std::strerror(errno);
+}
+#else
+constexpr bool kHasHardwareBreakpoints = false;
+
+void StopForTracer() { ::raise(SIGTRAP); }
+uint64_t ProgramCounter(pid_t) { return 0; }
+bool SetBreakpoint(pid_t, uint64_t) { return false; }
+void ClearBreakpoint(pid_t) {}
+#endif
+
+// What the child tells its tracer, in memory of both, so that asking after every step costs no
+// system call.
+struct Progress {
+  std::atomic<bool> begun{false};
+  std::atomic<bool> finished{false};
+};
+
+// While one lives, this thread and the children it starts stay on the processor they are on: tracer
+// and traced take turns, and a turn within one processor takes two thirds of one between two.
+class OneProcessor {
+ public:
+  OneProcessor() {
+    HANDOFF_CHECK_EQ(::sched_getaffinity(0, sizeof(before_), &before_), 0) << std::strerror(errno);
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(static_cast<size_t>(::sched_getcpu()), &here);
+    ::sched_setaffinity(0, sizeof(here), &here);  // only a matter of speed
+  }
+  ~OneProcessor() { ::sched_setaffinity(0, sizeof(before_), &before_); }
+  OneProcessor(const OneProcessor&) = delete;
+  OneProcessor& operator=(const OneProcessor&) = delete;
+
+ private:
+  cpu_set_t before_;
+};
+
+// One child from fork to reaping.
+class TracedChild {
+ public:
+  // Returns once the child is about to run the operation, or has ended.
+  explicit TracedChild(const SteppedOperation& stepped);
+  // Kills the child if it is there, and reaps it.
+  ~TracedChild();
+  TracedChild(const TracedChild&) = delete;
+  TracedChild& operator=(const TracedChild&) = delete;
+
+  bool ended() const { return ended_; }
+  bool finished() const { return progress_->finished.load(std::memory_order_acquire); }
+  uint64_t program_counter() const { return ProgramCounter(pid_); }
+
+  // Runs one instruction. False: the child has ended instead.
+  bool Step() { return ResumeUntilTrap(PTRACE_SINGLESTEP); }
+
+  // Runs to `address`. False: there is no breakpoint to be had, and nothing was run.
+  bool RunTo(uint64_t address);
+
+  // Lets the child go on to its end.
+  void RunToEnd();
+
+ private:
+  static int RunInChild(const SteppedOperation& stepped, Progress& progress);
+
+  bool ResumeUntilTrap(__ptrace_request request);
+  // Waits for a trap; other signals are delivered, and the child resumed by `request`.
+  bool WaitForTrap(__ptrace_request request);
+  void Resume(__ptrace_request request, int signal);
+
+  OneProcessor one_processor_;
+  Progress* progress_;
+  pid_t pid_ = -1;
+  bool ended_ = false;
+};
+
+TracedChild::TracedChild(const SteppedOperation& stepped) {
+  void* const memory =
+      ::mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  HANDOFF_CHECK(memory != MAP_FAILED) << std::strerror(errno);
+  progress_ = new (memory) Progress;
+  pid_ = internal::ForkTestChild([&] { return RunInChild(stepped, *progress_); });
+  while (WaitForTrap(PTRACE_CONT) && !progress_->begun.load(std::memory_order_acquire))
+    Resume(PTRACE_CONT, SIGTRAP);
+}
+
+TracedChild::~TracedChild() {
+  if (!ended_) {
+    HANDOFF_CHECK_EQ(::kill(pid_, SIGKILL), 0) << std::strerror(errno);
+    int status = 0;
+    do {
+      HANDOFF_CHECK_EQ(::waitpid(pid_, &status, __WALL), pid_) << std::strerror(errno);
+    } while (WIFSTOPPED(status));
+  }
+  ::munmap(progress_, sizeof(Progress));
+}
+
+int TracedChild::RunInChild(const SteppedOperation& stepped, Progress& progress) {
+  if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) {
+    std::fprintf(stderr, "ptrace is not possible here: %s\n", std::strerror(errno));
+    return ChildProcess::kFailedExpectation;
+  }
+  const int failed_before = internal::FailedParts();
+  stepped.setup();
+  if (internal::FailedParts() != failed_before) return ChildProcess::kFailedExpectation;
+  progress.begun.store(true, std::memory_order_release);
+  StopForTracer();
+  stepped.operation();
+  progress.finished.store(true, std::memory_order_release);
+  return 0;
+}
+
+void TracedChild::Resume(__ptrace_request request, int signal) {
+  // ESRCH: killed by somebody else meanwhile. The next wait tells.
+  HANDOFF_CHECK(::ptrace(request, pid_, nullptr, signal) == 0 || errno == ESRCH)
+      << std::strerror(errno);
+}
+
+bool TracedChild::WaitForTrap(__ptrace_request request) {
+  for (;;) {
+    int status = 0;
+    const pid_t waited = ::waitpid(pid_, &status, __WALL);
+    if (waited < 0 && errno == EINTR) continue;
+    HANDOFF_CHECK_EQ(waited, pid_) << std::strerror(errno);
+    if (!WIFSTOPPED(status)) {
+      ended_ = true;
+      const ChildExit exit = internal::ChildExitFromStatus(status);
+      if (!finished() || exit != ChildExit::Code(0)) {
+        ADD_FAILURE() << "the stepped child "
+                      << (finished() ? "has failed: " : "ended before its operation: ") << exit;
+      }
+      return false;
+    }
+    const int signal = WSTOPSIG(status);
+    if (signal == SIGTRAP) return true;
+    // A stop that is delivered would come back as a stop for ever.
+    const bool stops =
+        signal == SIGSTOP || signal == SIGTSTP || signal == SIGTTIN || signal == SIGTTOU;
+    Resume(request, stops ? 0 : signal);
+  }
+}
+
+bool TracedChild::ResumeUntilTrap(__ptrace_request request) {
+  Resume(request, 0);
+  return WaitForTrap(request);
+}
+
+bool TracedChild::RunTo(uint64_t address) {
+  if (!SetBreakpoint(pid_, address)) return false;
+  if (ResumeUntilTrap(PTRACE_CONT)) ClearBreakpoint(pid_);
+  return true;
+}
+
+void TracedChild::RunToEnd() {
+  while (ResumeUntilTrap(PTRACE_CONT)) {
+  }
+}
+
+// Steps on from where the child is, `steps` instructions into its operation.
+StepResult StepAndKill(TracedChild& child, uint64_t steps, uint64_t k) {
+  while (!child.ended() && !child.finished() && steps < k) {
+    if (child.Step()) ++steps;
+  }
+  StepResult result{.steps = steps};
+  if (child.finished()) {
+    if (!child.ended()) child.RunToEnd();
+    result.finished = true;
+  } else if (!child.ended()) {
+    result.killed = true;  // by the destructor, before another instruction
+  }
+  return result;
+}
+
+// Some virtual machines accept a breakpoint and never report it. Asked once.
+bool HardwareBreakpointsWork() {
+  static const bool work = [] {
+    if (!kHasHardwareBreakpoints) return false;
+    const SteppedOperation stepped = {.setup = [] {}, .operation = [] {}};
+    const InstructionTrace trace = TraceInstructions(stepped);
+    if (trace.empty()) return false;
+    TracedChild child(stepped);
+    const uint64_t middle = trace[trace.size() / 2].address;
+    return !child.ended() && child.RunTo(middle) && !child.ended() &&
+           child.program_counter() == middle;
+  }();
+  return work;
+}
+
+}  // namespace
+
+StepResult RunAndKillAfter(const SteppedOperation& stepped, uint64_t k) {
+  TracedChild child(stepped);
+  return StepAndKill(child, 0, k);
+}
+
+uint64_t CountInstructions(const SteppedOperation& stepped) {
+  const StepResult result = RunAndKillAfter(stepped, UINT64_MAX);
+  return result.finished ? result.steps : 0;
+}
+
+InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
+  InstructionTrace trace;
+  std::unordered_set<uint64_t> reached;
+  TracedChild child(stepped);
+  while (!child.ended() && !child.finished()) {
+    const uint64_t address = child.program_counter();
+    const uint64_t index = trace.size();
+    const bool is_new = reached.insert(address).second;
+    trace.push_back({.address = address, .anchor = is_new ? index : trace.back().anchor});
+    child.Step();
+  }
+  if (!child.finished()) return {};
+  if (!child.ended()) child.RunToEnd();
+  return trace;
+}
+
+StepResult JumpAndKillAfter(const SteppedOperation& stepped, const InstructionTrace& trace,
+                            uint64_t k) {
+  const bool can_jump = !trace.empty() && HardwareBreakpointsWork();
+  TracedChild child(stepped);
+  uint64_t steps = 0;
+  if (can_jump && !child.ended()) {
+    const uint64_t anchor = trace[std::min<uint64_t>(k, trace.size() - 1)].anchor;
+    if (anchor != 0 && child.RunTo(trace[anchor].address)) steps = anchor;
+  }
+  return StepAndKill(child, steps, k);
+}
+
+}  // namespace handoff
