@@ -21,8 +21,8 @@ class Clock {
   virtual int64_t NowNanoseconds() const = 0;
 };
 
-// CLOCK_MONOTONIC: one time for all processes of a machine, since its boot, unless they are in different
-// time namespaces. Stands still while the machine is suspended.
+// CLOCK_MONOTONIC: one time for all processes of a machine, since its boot, unless they are in
+// different time namespaces. Stands still while the machine is suspended.
 const Clock& MonotonicClock();
 
 // A point in time up to which somebody waits, or never. A small value; keeps a reference to its

@@ -48,13 +48,13 @@ struct RealSync {
 #endif
 
 #ifdef HANDOFF_INTERNAL_THREAD_SANITIZER
-  // The thread sanitizer does not know fences. A locked operation on one word orders at least as
-  // much, and tells it so.
+  // The thread sanitizer does not know fences. A locked operation on one word that all fences share
+  // orders at least as much, and tells it so.
   template <std::memory_order kOrder>
   static void Fence() {
-    static constinit std::atomic<uint32_t> word{0};
-    word.fetch_add(1, std::memory_order_seq_cst);
+    fence_word_.fetch_add(1, std::memory_order_seq_cst);
   }
+  static constinit inline std::atomic<uint32_t> fence_word_{0};
 #undef HANDOFF_INTERNAL_THREAD_SANITIZER
 #else
   template <std::memory_order kOrder>
