@@ -20,6 +20,7 @@
 #include "allocator/segment_usage.h"
 #include "allocator/segment_view.h"
 #include "base/clock.h"
+#include "base/fork_guard.h"
 #include "control_queue/member_table.h"
 
 namespace handoff {
@@ -80,6 +81,8 @@ class Segment {
   uint64_t size_bytes() const { return view_.page_count() * kPageBytes; }
   const SegmentView<RealSync>& view() const { return view_; }
   std::byte* payload() const { return payload_; }
+  // Whether this is the copy that a forked child has: no move may be made through it.
+  bool InForkedChild() const { return ForkGeneration() != fork_generation_; }
 
   // A block of at least `size_bytes` (not zero), at a multiple of `alignment` from the start of the
   // payload and in every mapping: a power of two up to kMaxAlignment; less than 64 means 64. Never
@@ -201,6 +204,7 @@ class Segment {
   std::function<bool()> reclaim_dead_;
   PageSource source_;
   std::shared_ptr<HeapPool> heaps_;
+  const uint32_t fork_generation_ = ForkGeneration();
 };
 
 }  // namespace handoff
