@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/handle.h"
+
+#include <bit>
+#include <concepts>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace handoff {
+
+namespace {
+
+// Where the fields begin.
+enum Offset : size_t {
+  kMagicAt = 0,
+  kVersionAt = 4,
+  kKindAt = 5,
+  kFlagsAt = 6,
+  kNonceAt = 8,
+  kGenerationAt = 16,
+  kUsedBytesAt = 24,
+  kRowAt = 32,
+  kSegmentAt = 36,
+  kChannelAt = 38,
+  kReservedAt = 40,
+};
+static_assert(kReservedAt + 2 * sizeof(uint64_t) == Handle::kBytes);
+
+// One move on a little-endian machine.
+template <std::unsigned_integral T>
+T LittleEndian(T value) {
+  if constexpr (std::endian::native == std::endian::little || sizeof(T) == 1) {
+    return value;
+  } else if constexpr (sizeof(T) == 2) {
+    return __builtin_bswap16(value);
+  } else if constexpr (sizeof(T) == 4) {
+    return __builtin_bswap32(value);
+  } else {
+    return __builtin_bswap64(value);
+  }
+}
+
+template <std::unsigned_integral T>
+T Load(const std::byte* bytes, size_t at) {
+  T value;
+  std::memcpy(&value, bytes + at, sizeof(T));
+  return LittleEndian(value);
+}
+
+template <std::unsigned_integral T>
+void Store(std::byte* bytes, size_t at, T value) {
+  value = LittleEndian(value);
+  std::memcpy(bytes + at, &value, sizeof(T));
+}
+
+// The ranges of the fields, kind by kind.
+HandleFault Check(const Handle& handle) {
+  if (handle.kind < HandleKind::kEmpty || handle.kind > HandleKind::kBundle) {
+    return HandleFault::kKind;
+  }
+  if (handle.generation > Handle::kMaxGeneration) return HandleFault::kGeneration;
+  if (handle.used_bytes > Handle::kMaxUsedBytes) return HandleFault::kUsedBytes;
+  if (handle.row > Handle::kMaxRow || handle.segment > Handle::kMaxSegment ||
+      handle.channel > Handle::kMaxChannel) {
+    return HandleFault::kPlace;
+  }
+  if (handle.kind == HandleKind::kEmpty) {
+    return handle == Handle{.nonce = handle.nonce} ? HandleFault::kNone : HandleFault::kReserved;
+  }
+  if (handle.generation == 0) return HandleFault::kGeneration;
+  if (handle.kind == HandleKind::kBundle) {
+    return handle.segment == 0 ? HandleFault::kNone : HandleFault::kReserved;
+  }
+  if (handle.used_bytes == 0) return HandleFault::kUsedBytes;
+  if (handle.kind == HandleKind::kReference && handle.segment != 0) return HandleFault::kReserved;
+  return HandleFault::kNone;
+}
+
+}  // namespace
+
+const char* DescribeHandleFault(HandleFault fault) {
+  switch (fault) {
+    case HandleFault::kNone:
+      return "nothing";
+    case HandleFault::kLength:
+      return "wrong length";
+    case HandleFault::kMagic:
+      return "no handle";
+    case HandleFault::kVersion:
+      return "a handle of another build";
+    case HandleFault::kNonce:
+      return "a handle of another session";
+    case HandleFault::kKind:
+      return "unknown kind";
+    case HandleFault::kFlags:
+      return "unknown flag";
+    case HandleFault::kGeneration:
+      return "generation out of range";
+    case HandleFault::kUsedBytes:
+      return "size out of range";
+    case HandleFault::kPlace:
+      return "row, segment or channel out of range";
+    case HandleFault::kReserved:
+      return "reserved bytes in use";
+  }
+  return "unknown";
+}
+
+std::array<std::byte, Handle::kBytes> Encode(const Handle& handle) {
+  HANDOFF_DCHECK(Check(handle) == HandleFault::kNone) << DescribeHandleFault(Check(handle));
+  std::array<std::byte, Handle::kBytes> bytes;
+  Store(bytes.data(), kMagicAt, Handle::kMagic);
+  Store(bytes.data(), kVersionAt, Handle::kVersion);
+  Store(bytes.data(), kKindAt, static_cast<uint8_t>(handle.kind));
+  Store(bytes.data(), kFlagsAt, uint16_t{0});
+  Store(bytes.data(), kNonceAt, handle.nonce);
+  Store(bytes.data(), kGenerationAt, handle.generation);
+  Store(bytes.data(), kUsedBytesAt, handle.used_bytes);
+  Store(bytes.data(), kRowAt, handle.row);
+  Store(bytes.data(), kSegmentAt, handle.segment);
+  Store(bytes.data(), kChannelAt, handle.channel);
+  Store(bytes.data(), kReservedAt, uint64_t{0});
+  Store(bytes.data(), kReservedAt + 8, uint64_t{0});
+  return bytes;
+}
+
+HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out) {
+  if (bytes.size() != Handle::kBytes) return HandleFault::kLength;
+  const std::byte* const from = bytes.data();
+  if (Load<uint32_t>(from, kMagicAt) != Handle::kMagic) return HandleFault::kMagic;
+  if (Load<uint8_t>(from, kVersionAt) != Handle::kVersion) return HandleFault::kVersion;
+  const auto sender_nonce = Load<uint64_t>(from, kNonceAt);
+  if (sender_nonce != nonce) {
+    out->nonce = sender_nonce;
+    return HandleFault::kNonce;
+  }
+  if (Load<uint16_t>(from, kFlagsAt) != 0) return HandleFault::kFlags;
+  if ((Load<uint64_t>(from, kReservedAt) | Load<uint64_t>(from, kReservedAt + 8)) != 0) {
+    return HandleFault::kReserved;
+  }
+  const Handle handle{.kind = static_cast<HandleKind>(Load<uint8_t>(from, kKindAt)),
+                      .segment = Load<uint16_t>(from, kSegmentAt),
+                      .channel = Load<uint16_t>(from, kChannelAt),
+                      .row = Load<uint32_t>(from, kRowAt),
+                      .nonce = nonce,
+                      .generation = Load<uint64_t>(from, kGenerationAt),
+                      .used_bytes = Load<uint64_t>(from, kUsedBytesAt)};
+  const HandleFault fault = Check(handle);
+  if (fault == HandleFault::kNone) *out = handle;
+  return fault;
+}
+
+}  // namespace handoff

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_HANDLE_H_
+#define HANDOFF_TRANSPORT_HANDLE_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace handoff {
+
+// What a handle names. The numbers travel.
+enum class HandleKind : uint8_t {
+  kEmpty = 1,      // a message of no bytes: nothing in memory
+  kBlock = 2,      // a block that goes to the receiver
+  kReference = 3,  // a reference to a block that others refer to as well
+  kBundle = 4,     // several messages as one
+};
+
+// The fixed record that names a message in any process of its session. It gives nobody a right:
+// whoever receives it has to change a word (hold.h) that must have exactly this generation, so a
+// stale, copied or invented handle is refused there.
+//
+// As bytes, all numbers little-endian:
+//
+//    0  magic 4 | version 1 | kind 1 | flags 2, zero | nonce 8
+//   16  generation 8 | used size 8
+//   32  row 4 | segment 2 | channel 2
+//   40  reserved 16, zero
+struct Handle {
+  static constexpr size_t kBytes = 56;
+  static constexpr uint32_t kMagic = 0x4E414448;  // "HDAN" as bytes
+  static constexpr uint8_t kVersion = 1;
+
+  static constexpr uint32_t kMaxRow = (uint32_t{1} << 30) - 1;
+  static constexpr uint16_t kMaxSegment = 63;
+  static constexpr uint16_t kMaxChannel = (1 << 12) - 1;
+  static constexpr uint64_t kMaxGeneration = (uint64_t{1} << 37) - 1;
+  static constexpr uint64_t kMaxUsedBytes = uint64_t{64} << 30;
+
+  HandleKind kind = HandleKind::kEmpty;
+  uint16_t segment = 0;     // kBlock: its row in the session's segment table, up to kMaxSegment
+  uint16_t channel = 0;     // on which it was posted, up to kMaxChannel
+  uint32_t row = 0;         // BlockId, or the row of the reference or the bundle; up to kMaxRow
+  uint64_t nonce = 0;       // of the session
+  uint64_t generation = 0;  // of the word that changes hands, 1 to kMaxGeneration; 0 if empty
+  uint64_t used_bytes = 0;  // of the message, up to kMaxUsedBytes; not 0 for kBlock and kReference
+
+  friend bool operator==(const Handle&, const Handle&) = default;
+};
+
+// Why bytes are not a handle.
+enum class [[nodiscard]] HandleFault : uint8_t{
+    kNone,
+    kLength,      // not Handle::kBytes
+    kMagic,       // something else altogether
+    kVersion,     // of a build with another layout
+    kNonce,       // of another session
+    kKind,        // no such kind
+    kFlags,       // a flag this build does not know
+    kGeneration,  // out of range
+    kUsedBytes,   // out of range
+    kPlace,       // row, segment or channel out of range
+    kReserved,    // a field that has no meaning for this kind is not zero
+};
+
+// For errors: a few words, static.
+const char* DescribeHandleFault(HandleFault fault);
+
+// `handle` must be one that Decode() accepts.
+std::array<std::byte, Handle::kBytes> Encode(const Handle& handle);
+
+// Reads bytes that anybody may have sent, of whatever length. kNone: all fields are in their
+// ranges, and what Encode() makes of *out are the same bytes; whether there is such a block is
+// another matter. Otherwise *out is unchanged, except for kNonce: then out->nonce is that of the
+// sender.
+HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out);
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_HANDLE_H_

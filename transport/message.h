@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_MESSAGE_H_
+#define HANDOFF_TRANSPORT_MESSAGE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+#include "allocator/block.h"
+#include "allocator/segment.h"
+
+namespace handoff {
+
+namespace internal {
+class MessageAccess;
+}  // namespace internal
+
+// One message: a block in shared memory that this object owns, or no bytes at all, which is a valid
+// message, too. Made by Transport::Allocate() or Socket::Receive(); moves, and is never copied.
+// Gives its memory back when it is destroyed.
+//
+// For one thread at a time; threads may hand it on. Must be gone before its Transport. In a forked
+// child an inherited message may be read, but its memory stays the parent's whatever the child
+// does.
+class Message {
+ public:
+  // The empty message.
+  Message() = default;
+  Message(Message&& other) noexcept
+      : segment_(other.segment_), block_(other.block_), size_(std::exchange(other.size_, 0)) {}
+  Message& operator=(Message&& other) noexcept {
+    if (this != &other) {
+      Release();
+      segment_ = other.segment_;
+      block_ = other.block_;
+      size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+  }
+  ~Message() { Release(); }
+
+  // Bytes in use.
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  // Bytes that the memory has room for; at least size().
+  size_t capacity() const { return size_ == 0 ? 0 : block_.size_bytes; }
+
+  // nullptr if empty. At a different address in every process.
+  const std::byte* data() const { return size_ == 0 ? nullptr : block_.data; }
+  std::span<const std::byte> bytes() const { return {data(), size_}; }
+
+  // The same bytes, to be written, also in a message that was received.
+  std::span<std::byte> mutable_bytes() { return {size_ == 0 ? nullptr : block_.data, size_}; }
+
+  // Uses only the first `size_bytes` from now on, and gives back the pages of a large message that
+  // are not needed for them, at once. Zero empties it. kLarger: more than size(), nothing was
+  // changed. kShared: others refer to the same bytes, nothing was changed.
+  ShrinkResult Shrink(size_t size_bytes);
+
+  // Empties it: gives the memory back now.
+  void Release() {
+    if (size_ != 0) ReleaseBlock();
+  }
+
+ private:
+  friend class internal::MessageAccess;
+
+  Message(Segment& segment, const Block& block, size_t size_bytes)
+      : segment_(&segment), block_(block), size_(size_bytes) {}
+
+  void ReleaseBlock();
+
+  // Of no meaning while size_ is zero.
+  Segment* segment_ = nullptr;
+  Block block_;
+  size_t size_ = 0;
+};
+static_assert(sizeof(Message) <= 64);
+
+namespace internal {
+
+// How carriers make messages and take them apart.
+class MessageAccess {
+ public:
+  // A message that owns `block`. `size_bytes` is not zero and not more than the block has.
+  static Message Make(Segment& segment, const Block& block, size_t size_bytes) {
+    return Message(segment, block, size_bytes);
+  }
+  // The same into an empty message.
+  static void Fill(Message* message, Segment& segment, const Block& block, size_t size_bytes) {
+    message->segment_ = &segment;
+    message->block_ = block;
+    message->size_ = size_bytes;
+  }
+
+  // Of a message that is not empty.
+  static Segment& segment(const Message& message) { return *message.segment_; }
+  static const Block& block(const Message& message) { return message.block_; }
+  // After a move of the hold that left the block with this message: taken back.
+  static void SetHold(Message& message, HoldWord hold) { message.block_.hold = hold; }
+
+  // Empties a message whose block belongs to somebody else now.
+  static void Forget(Message& message) { message.size_ = 0; }
+};
+
+}  // namespace internal
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_MESSAGE_H_
