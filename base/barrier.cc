@@ -14,8 +14,8 @@ bool RegisterForRareSideBarrier() {
 }
 
 bool RareSideBarrier() {
-  RealSync::FullFence();  // for the caller, where the kernel refuses or skips it on a machine with
-                          // one processor
+  // For the caller, where the kernel refuses, or has nothing to do on a machine with one processor.
+  RealSync::FullFence();
   return ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 

@@ -53,7 +53,7 @@ TEST(FutexTest, WakesNoMoreSleepersThanAskedFor) {
   std::atomic<int> woken{0};
   const auto sleep = [&] {
     if (FutexWait(word, 0, Deadline::After(absl::Seconds(20))) == FutexResult::kWoken)
-      woken.fetch_add(1);
+      woken.fetch_add(1, std::memory_order_relaxed);
   };
   std::thread first(sleep);
   std::thread second(sleep);
@@ -61,7 +61,7 @@ TEST(FutexTest, WakesNoMoreSleepersThanAskedFor) {
   EXPECT_TRUE(WaitFor([&] { return FutexWake(word, 1) == 1; }));
   first.join();
   second.join();
-  EXPECT_EQ(woken.load(), 2);
+  EXPECT_EQ(woken.load(std::memory_order_relaxed), 2);
 }
 
 TEST(FutexTest, ReportsThatASignalInterruptedIt) {
@@ -74,12 +74,12 @@ TEST(FutexTest, ReportsThatASignalInterruptedIt) {
   std::thread sleeper([&] {
     while (FutexWait(word, 0, Deadline::After(absl::Seconds(20))) == FutexResult::kWoken) {
     }
-    interrupted.store(true);
+    interrupted.store(true, std::memory_order_relaxed);
   });
   // The signal may come before the sleep, so it is repeated.
   EXPECT_TRUE(WaitFor([&] {
     ::pthread_kill(sleeper.native_handle(), SIGUSR1);
-    return interrupted.load();
+    return interrupted.load(std::memory_order_relaxed);
   }));
   sleeper.join();
   ::sigaction(SIGUSR1, &before, nullptr);

@@ -21,22 +21,17 @@ namespace handoff {
 //     ReclaimAndCheck();
 //   }
 //
-// - An instruction is one in user space, the vDSO included. A system call counts as one and is
-// always complete. A
-//   string instruction with a repeat prefix counts once for each turn, so it is also killed between
-//   two turns.
-// - `operation` is counted from its call: the few instructions that get there and back are
-// included.
-// - Both functions run in the child only and share nothing with the caller but what is shared
-// memory. Their EXPECT_s count, as
-//   in ChildProcess; a child that ends in any way of its own before its operation is through fails
-//   the running test.
-// - Only the thread that runs `operation` is stepped. Others that `setup` or `operation` started
-// run freely and die with
-//   it. Processes started by the operation are neither stepped nor killed.
-// - Signals that reach the child are delivered, and their handlers are stepped as well.
-// - Where the kernel does not let a process trace its child, the first call fails the running test
-// and says so.
+// What counts. An instruction is one in user space, the vDSO included. A system call counts as one
+// and is always complete. A string instruction with a repeat prefix counts once for each turn, so
+// it is also killed between two turns. `operation` is counted from its call: the few instructions
+// that get there and back are included.
+//
+// What happens in the child. Both functions run there only and share nothing with the caller but
+// shared memory. Their EXPECT_s count, as in ChildProcess; a child that ends in any way of its own
+// before its operation is through fails the running test, and so does a kernel that does not let a
+// process trace its child. Only the thread that runs `operation` is stepped: others that either
+// function started run freely and die with it. Processes that it starts are neither stepped nor
+// killed. Signals that reach the child are delivered and their handlers stepped; stops are ignored.
 struct SteppedOperation {
   std::function<void()> setup;
   std::function<void()> operation;
@@ -60,8 +55,8 @@ uint64_t CountInstructions(const SteppedOperation& stepped);
 // One instruction of one run of an operation.
 struct TracedInstruction {
   uint64_t address = 0;
-  uint64_t anchor =
-      0;  // index of the last instruction up to this one at an address not reached before
+  // Index of the last instruction up to this one whose address had not been reached before.
+  uint64_t anchor = 0;
 };
 
 // All of them, in the order in which they were executed.

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,7 +28,7 @@ namespace {
 // Memory that the test and its children share. Whatever the children write stays there when they
 // are killed.
 struct Shared {
-  std::array<std::atomic<uint64_t>, 20> words{};
+  std::array<std::atomic<uint64_t>, 12> words{};
   std::atomic<uint64_t> heartbeat{0};
   std::atomic<pid_t> pid{0};
 };
@@ -163,7 +164,7 @@ TEST_F(SingleStepTest, RunsSystemCallsAsOneInstruction) {
   ASSERT_EQ(::pipe(ends), 0);
   const std::array<char, 1000> bytes{};
   const SteppedOperation write =
-      Only([&] { EXPECT_EQ(::write(ends[1], bytes.data(), bytes.size()), 1000); });
+      Only([&] { ::syscall(SYS_write, ends[1], bytes.data(), bytes.size()); });
   const InstructionTrace trace = TraceInstructions(write);
   std::array<char, 2000> buffer;
   ASSERT_EQ(::read(ends[0], buffer.data(), buffer.size()), 1000);
@@ -202,36 +203,41 @@ TEST_F(SingleStepTest, LetsTheOperationStartProcesses) {
 }
 
 TEST_F(SingleStepTest, LetsOtherThreadsRunUntilTheKill) {
-  const SteppedOperation wait_for_thread = {.setup =
-                                                [this] {
-                                                  shared_->pid.store(::getpid());
-                                                  std::thread([this] {
-                                                    for (;;) shared_->heartbeat.fetch_add(1);
-                                                  }).detach();
-                                                },
-                                            .operation =
-                                                [this] {
-                                                  const uint64_t before = shared_->heartbeat.load();
-                                                  while (shared_->heartbeat.load() == before)
-                                                    ::sched_yield();
-                                                  for (int i = 0; i < 1'000'000; ++i)
-                                                    shared_->words[0].fetch_add(1);
-                                                }};
-  EXPECT_TRUE(RunAndKillAfter(wait_for_thread, 20'000).killed);
-  EXPECT_GT(shared_->words[0].load(), 0u) << "the thread did not run beside the stepped one";
-  EXPECT_EQ(::kill(shared_->pid.load(), 0), -1) << "not reaped";
+  const SteppedOperation wait_for_thread = {
+      .setup =
+          [this] {
+            shared_->pid.store(::getpid(), std::memory_order_relaxed);
+            std::thread([this] {
+              for (;;) shared_->heartbeat.fetch_add(1, std::memory_order_relaxed);
+            }).detach();
+          },
+      .operation =
+          [this] {
+            const uint64_t before = shared_->heartbeat.load(std::memory_order_relaxed);
+            while (shared_->heartbeat.load(std::memory_order_relaxed) == before) ::sched_yield();
+            for (int i = 0; i < 1'000'000; ++i)
+              shared_->words[0].fetch_add(1, std::memory_order_relaxed);
+          }};
+  EXPECT_TRUE(RunAndKillAfter(wait_for_thread, 5'000).killed);
+  EXPECT_GT(shared_->words[0].load(std::memory_order_relaxed), 0u)
+      << "the thread did not run beside the stepped one";
+  EXPECT_EQ(::kill(shared_->pid.load(std::memory_order_relaxed), 0), -1) << "not reaped";
 }
 
 TEST_F(SingleStepTest, DeliversSignalsAndStepsTheirHandlers) {
   static Shared* shared;
   shared = shared_;
   const SteppedOperation raise = {
-      .setup = [] { ::signal(SIGUSR1, [](int) { shared->words[0].fetch_add(1); }); },
+      .setup =
+          [] {
+            ::signal(SIGUSR1,
+                     [](int) { shared->words[0].fetch_add(1, std::memory_order_relaxed); });
+          },
       .operation =
           [] {
             ::raise(SIGUSR1);
             ::raise(SIGSTOP);  // ignored: the tracer would wait for somebody to go on
-            EXPECT_EQ(shared->words[0].load(), 1u);
+            EXPECT_EQ(shared->words[0].load(std::memory_order_relaxed), 1u);
           }};
   EXPECT_TRUE(RunAndKillAfter(raise, UINT64_MAX).finished);
 }
