@@ -114,9 +114,13 @@ void LifeLock::Close() {
 }
 
 bool LifeLock::IsOpen() const {
+  if (!fd_.valid() || lost_.load(std::memory_order_relaxed)) return false;
   struct stat file;
-  return fd_.valid() && ::fstat(fd_.get(), &file) == 0 && file.st_dev == device_ &&
-         file.st_ino == inode_;
+  if (::fstat(fd_.get(), &file) == 0 && file.st_dev == device_ && file.st_ino == inode_) {
+    return true;
+  }
+  lost_.store(true, std::memory_order_relaxed);
+  return false;
 }
 
 absl::Status LifeLock::CheckOpen() const {

@@ -36,7 +36,7 @@ struct LifeLockOptions {
 //
 // A program that closes descriptors it does not know closes this one, too, and gives all its bytes
 // back. The number may be another file's soon. Every call first looks whether it still is ours, and
-// returns kFailedPrecondition if it is not.
+// from the first time that it is not, all return kFailedPrecondition.
 //
 // Two LifeLocks exclude each other, also in one process; so do the threads that use one. Any
 // thread may call any function. In a forked child all calls return kFailedPrecondition.
@@ -99,6 +99,8 @@ class LifeLock {
   const std::string path_;
   uint32_t pid_namespace_ = 0;  // inode of the namespace that our pids are of; 0 if not known
   UniqueFd fd_;                 // invalid in a forked child
+  // Sticky, because the next LifeLock of the same file may well get the same number.
+  mutable std::atomic<bool> lost_{false};
   dev_t device_ = 0;
   ino_t inode_ = 0;
   // Bit `byte`: taken by this object. The kernel grants a second lock through one description, so

@@ -202,6 +202,9 @@ TEST_F(LifeLockTest, NoticesThatItsDescriptorWasClosedAndDoesNotTouchTheNextFile
   ASSERT_EQ(::close(number), 0);  // as a library does that closes all descriptors
   EXPECT_FALSE(mine->IsOpen());
   EXPECT_FALSE(*other->IsHeld(7)) << "the kernel has given the byte back";
+  auto again = Open();
+  EXPECT_FALSE(mine->IsOpen()) << "though the file has the number again";
+  again.reset();
 
   const std::string foreign_path = path_ + "_foreign";
   ASSERT_EQ(::open(foreign_path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600), number);
