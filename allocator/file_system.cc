@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/file_system.h"
 
+#include <grp.h>
 #include <pwd.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <charconv>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
@@ -38,6 +42,28 @@ std::string DescribeUser(uid_t uid) {
     return absl::StrCat("uid ", uid);
   }
   return absl::StrCat(found->pw_name, " (uid ", uid, ")");
+}
+
+absl::StatusOr<gid_t> FindGroup(const std::string& name_or_number) {
+  gid_t number = 0;
+  const char* const end = name_or_number.data() + name_or_number.size();
+  const auto [rest, error] = std::from_chars(name_or_number.data(), end, number);
+  if (error == std::errc() && rest == end) return number;
+  group entry = {};
+  group* found = nullptr;
+  std::vector<char> buffer(4096);
+  int result = 0;
+  // A group has as much text as it has members.
+  while ((result = getgrnam_r(name_or_number.c_str(), &entry, buffer.data(), buffer.size(),
+                              &found)) == ERANGE &&
+         buffer.size() < (1 << 20)) {
+    buffer.resize(2 * buffer.size());
+  }
+  if (found == nullptr) {
+    return absl::NotFoundError(
+        absl::StrCat("group '", name_or_number, "': there is none of this name"));
+  }
+  return found->gr_gid;
 }
 
 }  // namespace handoff

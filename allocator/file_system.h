@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/statusor.h"
+
 namespace handoff {
 
 // What the system knows about a file, for checks and for messages that name it. Any thread.
@@ -23,6 +25,9 @@ std::string DescribeFileSystem(const std::string& path);
 
 // "alice (uid 1000)", or "uid 1000" where the user has no name.
 std::string DescribeUser(uid_t uid);
+
+// The group of this name or number. kNotFound: there is none of this name.
+absl::StatusOr<gid_t> FindGroup(const std::string& name_or_number);
 
 }  // namespace handoff
 

@@ -33,5 +33,12 @@ TEST(FileSystemTest, NamesAUserAndGivesTheNumberOfOneWithoutName) {
   EXPECT_EQ(DescribeUser(3999999999), "uid 3999999999");
 }
 
+TEST(FileSystemTest, FindsAGroupByNameAndByNumber) {
+  EXPECT_EQ(FindGroup("root").value(), 0u);
+  EXPECT_EQ(FindGroup("12345").value(), 12345u);
+  EXPECT_EQ(FindGroup("no-such-group").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(FindGroup("").status().code(), absl::StatusCode::kNotFound);
+}
+
 }  // namespace
 }  // namespace handoff

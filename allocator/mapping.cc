@@ -169,6 +169,13 @@ struct Mapping::State {
 
   bip::mapped_region region;
 
+  ~State() {
+    absl::MutexLock lock(&mutex);
+    struct stat info = {};
+    // The number of a descriptor that somebody else has closed may be another file's by now.
+    if (fstat(fd.get(), &info) != 0 || !IsTheFile(info)) static_cast<void>(fd.release());
+  }
+
   absl::Status SetFile(UniqueFd file) {
     absl::MutexLock lock(&mutex);
     struct stat info = {};
@@ -351,6 +358,11 @@ absl::Status Mapping::Remove(const std::string& path) {
 const std::string& Mapping::path() const {
   HANDOFF_CHECK(state_ != nullptr);
   return state_->path;
+}
+
+uint64_t Mapping::inode() const {
+  HANDOFF_CHECK(state_ != nullptr);
+  return state_->inode;
 }
 
 absl::StatusOr<uint64_t> Mapping::FileSizeBytes() const {

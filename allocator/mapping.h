@@ -88,6 +88,7 @@ class Mapping {
   // grow one file must take turns.
   absl::Status GrowFile(uint64_t size_bytes);
   absl::StatusOr<uint64_t> FileSizeBytes() const;
+  uint64_t inode() const;
 
   // Is the file still under its name? False if the name has gone or is another file's.
   bool IsUnderItsName() const;

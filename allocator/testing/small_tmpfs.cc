@@ -34,7 +34,7 @@ SmallTmpfs::SmallTmpfs(uint64_t size_bytes) {
   static const std::string unshared = UnshareMounts();
   why_not_ = unshared;
   if (!available()) return;
-  std::string pattern = ::testing::TempDir() + "/small_tmpfs_XXXXXX";
+  std::string pattern = ::testing::TempDir() + "small_tmpfs_XXXXXX";
   directory_ = mkdtemp(pattern.data());
   const std::string options = "mode=0777,size=" + std::to_string(size_bytes);
   if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, options.c_str()) != 0) {
