@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "allocator/member.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "allocator/reclaim.h"
+
+namespace handoff {
+
+namespace {
+
+// The payload and the area of a segment whose mappings belong to somebody else.
+class MappedBacking : public SegmentBacking {
+ public:
+  MappedBacking(Mapping& payload, Mapping& area) : payload_(payload), area_(area) {}
+  absl::Status ReservePayload(uint64_t offset, uint64_t length) override {
+    return payload_.Reserve(offset, length);
+  }
+  absl::Status ReserveArea(uint64_t offset, uint64_t length) override {
+    return area_.Reserve(offset, length);
+  }
+
+ private:
+  Mapping& payload_;
+  Mapping& area_;
+};
+
+absl::Status PrepareSegment(SegmentObjects& objects) {
+  MappedBacking backing(objects.payload, objects.area);
+  return Segment::Initialize(objects.area.bytes(), objects.payload.size_bytes(), backing);
+}
+
+}  // namespace
+
+MemberNames::Word* MemberNames::Find(const PartName& name) const {
+  switch (name.kind) {
+    case PartKind::kBlock: {
+      Segment* segment = member_->SegmentAt(name.segment);
+      return segment == nullptr ? nullptr : segment->Find(name.row);
+    }
+    case PartKind::kReference:
+      return member_->groups_->Find(name.group(), name.reference());
+    case PartKind::kBundle:
+      return member_->bundles_->Find(name.row);
+    case PartKind::kEmpty:
+      break;
+  }
+  return nullptr;
+}
+
+void MemberNames::Freed(const PartName& name) const {
+  if (name.kind != PartKind::kBlock) return;
+  if (Segment* segment = member_->SegmentAt(name.segment); segment != nullptr) {
+    segment->LookAfterFreed(name.row);
+  }
+}
+
+void MemberNames::FreedGroup(uint32_t row) const {
+  const auto& view = member_->group_rows_->view();
+  PageMap<RealSync>::FreeOwnerless(view, row, view.LoadPage(row));
+}
+
+void MemberNames::FreedBundle(uint32_t row) const {
+  const auto& view = member_->bundle_rows_->view();
+  PageMap<RealSync>::FreeOwnerless(view, row, view.LoadPage(row));
+}
+
+bool MemberNames::ReleaseReference(const PartName& name, HoldWord seen) const {
+  return member_->groups_->ReleaseOfNobody(name.group(), name.reference(), seen);
+}
+
+bool MemberNames::Release(const PartName& name, HoldWord seen) const {
+  switch (name.kind) {
+    case PartKind::kBlock: {
+      Word* word = Find(name);
+      if (word == nullptr || !HoldMoves<RealSync>::Swap(*word, seen, seen.Freed())) return false;
+      Freed(name);
+      return true;
+    }
+    case PartKind::kReference:
+      return ReleaseReference(name, seen);
+    case PartKind::kBundle:
+      member_->bundles_->Free(name.row, seen);
+      return true;
+    case PartKind::kEmpty:
+      break;
+  }
+  return false;
+}
+
+absl::StatusOr<std::unique_ptr<Member>> Member::Join(SessionOptions options) {
+  options.prepare_segment = PrepareSegment;
+  absl::StatusOr<std::unique_ptr<Session>> session = Session::Join(options);
+  if (!session.ok()) return session.status();
+  std::unique_ptr<Member> member(new Member(*std::move(session)));
+  if (absl::Status status = member->OpenTables(); !status.ok()) return status;
+  absl::StatusOr<Segment*> main = member->FindSegment(0);
+  if (!main.ok()) return main.status();
+  member->main_segment_ = *main;
+  member->session_->set_hooks(member.get());
+  return member;
+}
+
+Member::Member(std::unique_ptr<Session> session) : session_(std::move(session)) {}
+
+Member::~Member() {
+  // The session calls the hooks for the last time: what is still held is freed.
+  (void)session_->Leave();
+}
+
+absl::Status Member::OpenTables() {
+  const auto open = [this](AreaKind kind, uint64_t bytes) -> absl::StatusOr<Mapping> {
+    absl::StatusOr<Mapping> area = session_->OpenArea(kind);
+    if (area.ok()) return area;
+    return session_->EnsureArea(kind, bytes, kPageBytes);
+  };
+  absl::StatusOr<Mapping> groups = open(AreaKind::kGroupTable, GroupTableBytes());
+  if (!groups.ok()) return groups.status();
+  absl::StatusOr<Mapping> bundles = open(AreaKind::kBundleTable, BundleTableBytes());
+  if (!bundles.ok()) return bundles.status();
+  group_rows_ = std::make_unique<RowTable>(
+      *std::move(groups),
+      RowTable::Options{kGroupPages, sizeof(GroupTarget<RealSync>), /*uses_small_holds=*/true},
+      self().slot);
+  bundle_rows_ = std::make_unique<RowTable>(
+      *std::move(bundles), RowTable::Options{kBundlePages, kPageBytes, /*uses_small_holds=*/false},
+      self().slot);
+  groups_.emplace(group_rows_->view(),
+                  reinterpret_cast<GroupTarget<RealSync>*>(group_rows_->section()),
+                  MemberNames(*this));
+  bundles_.emplace(bundle_rows_->view(), bundle_rows_->section(), MemberNames(*this));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Segment*> Member::Attach(SegmentObjects objects) {
+  const uint32_t row = objects.row;
+  if (owned_[row] != nullptr) return owned_[row]->segment.get();
+  auto owned = std::make_unique<OwnedSegment>();
+  owned->objects = std::move(objects);
+  SegmentParts parts;
+  parts.id = owned->objects.id;
+  parts.row = row;
+  parts.name = owned->objects.name;
+  parts.payload = owned->objects.payload.bytes();
+  parts.area = owned->objects.area.bytes();
+  parts.backing = std::make_unique<MappedBacking>(owned->objects.payload, owned->objects.area);
+  parts.self = self();
+  parts.members = &session_->members();
+  parts.fences = &session_->header().fences;
+  absl::StatusOr<std::unique_ptr<Segment>> segment = Segment::Attach(std::move(parts));
+  if (!segment.ok()) return segment.status();
+  owned->segment = *std::move(segment);
+  owned->segment->set_reclaim_dead([this] { return ReclaimDead(); });
+  owned_[row] = std::move(owned);
+  segments_[row].store(owned_[row]->segment.get(), std::memory_order_release);
+  return owned_[row]->segment.get();
+}
+
+Segment* Member::MapSegment(uint32_t row) {
+  for (const SegmentInfo& info : session_->Segments()) {
+    if (info.row != row) continue;
+    const absl::StatusOr<Segment*> segment = FindSegment(info.id);
+    return segment.ok() ? *segment : nullptr;
+  }
+  return nullptr;
+}
+
+absl::StatusOr<Segment*> Member::FindSegment(uint32_t id) {
+  absl::MutexLock lock(&mutex_);
+  for (const std::unique_ptr<OwnedSegment>& owned : owned_) {
+    if (owned != nullptr && owned->objects.id == id) return owned->segment.get();
+  }
+  absl::StatusOr<SegmentObjects> objects = session_->OpenSegment(id);
+  if (!objects.ok()) return objects.status();
+  return Attach(*std::move(objects));
+}
+
+absl::StatusOr<Segment*> Member::CreateSegment(SegmentOptions options) {
+  options.prepare = PrepareSegment;
+  absl::StatusOr<SegmentObjects> objects = session_->CreateSegment(std::move(options));
+  if (!objects.ok()) return objects.status();
+  absl::MutexLock lock(&mutex_);
+  return Attach(*std::move(objects));
+}
+
+absl::Status Member::Share(Segment& segment, const Block& block, std::span<Reference> references) {
+  if (references.empty() || references.size() > kMaxReferences) {
+    return absl::InvalidArgumentError(absl::StrCat("a block shared by ", references.size(),
+                                                   "; 1 to ", kMaxReferences, " are possible"));
+  }
+  const auto count = static_cast<uint32_t>(references.size());
+  const auto row = group_rows_->Allocate((count + kWordsPerPage - 1) / kWordsPerPage);
+  if (!row.ok()) return row.status();
+  PartName target;
+  target.kind = PartKind::kBlock;
+  target.segment = segment.row();
+  target.row = block.id;
+  groups_->Build(row->row, row->hold, target, *segment.Find(block.id), block.hold, count,
+                 references.data());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Reference> Member::Copy(Reference* reference) {
+  std::optional<Reference> copy = groups_->Copy(*reference, self().slot);
+  if (copy.has_value()) return *copy;
+  // Every word of the group is in use: our reference becomes a group of its own.
+  const auto row = group_rows_->Allocate(kMaxReferences / kWordsPerPage / 8);
+  if (!row.ok()) return row.status();
+  const PartName target = PartName::Reference(reference->row, reference->index, 0, 0);
+  Reference both[2];
+  groups_->Build(row->row, row->hold, target,
+                 groups_->ReferenceWord(reference->row, reference->index), reference->hold, 2,
+                 both);
+  *reference = both[0];
+  return both[1];
+}
+
+std::optional<BlockView> Member::View(const Reference& reference) {
+  constexpr int kMaxDepth = 64;
+  uint32_t row = reference.row;
+  for (int depth = 0; depth < kMaxDepth; ++depth) {
+    const std::optional<PartName> target = groups_->Target(row);
+    if (!target.has_value()) return std::nullopt;
+    if (target->kind == PartKind::kReference) {
+      if (groups_->Find(target->group(), target->reference()) == nullptr) return std::nullopt;
+      row = target->group();
+      continue;
+    }
+    if (target->kind != PartKind::kBlock) return std::nullopt;
+    Segment* segment = SegmentAt(target->segment);
+    if (segment == nullptr) return std::nullopt;
+    const auto location = segment->view().Locate(target->row);
+    if (!location.has_value() ||
+        location->offset_bytes + location->size_bytes > segment->size_bytes()) {
+      return std::nullopt;
+    }
+    return BlockView{segment->payload() + location->offset_bytes, location->size_bytes};
+  }
+  return std::nullopt;
+}
+
+std::optional<Reference> Member::AcceptReference(const PartName& name) {
+  auto* word = groups_->Find(name.group(), name.reference());
+  if (word == nullptr) return std::nullopt;
+  const auto held = HoldMoves<RealSync>::Accept(*word, name.generation, self().slot);
+  if (!held.has_value()) return std::nullopt;
+  const Reference reference{name.group(), name.reference(), *held};
+  const std::optional<BlockView> view = View(reference);
+  if (!view.has_value() || name.used_bytes > view->size_bytes) {
+    Release(reference);  // the sender lies
+    return std::nullopt;
+  }
+  return reference;
+}
+
+std::optional<Reference> Member::TakeBackReference(const PartName& name) {
+  auto* word = groups_->Find(name.group(), name.reference());
+  if (word == nullptr) return std::nullopt;
+  const auto held = HoldMoves<RealSync>::TakeBack(*word, name.generation, self().slot);
+  if (!held.has_value()) return std::nullopt;
+  return Reference{name.group(), name.reference(), *held};
+}
+
+absl::StatusOr<RowTable::Row> Member::Bundle(std::span<const PartName> parts) {
+  if (parts.empty() || parts.size() > kMaxParts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a message of ", parts.size(), " parts; 1 to ", kMaxParts, " are possible"));
+  }
+  const uint64_t bytes = PartList<RealSync>::BytesFor(parts.size());
+  const auto row =
+      bundle_rows_->Allocate(static_cast<uint32_t>((bytes + kPageBytes - 1) / kPageBytes));
+  if (!row.ok()) return row.status();
+  bundles_->Build(row->row, row->hold, parts);
+  return *row;
+}
+
+std::optional<RowTable::Row> Member::AcceptBundle(const PartName& name) {
+  auto* word = bundles_->Find(name.row);
+  if (word == nullptr) return std::nullopt;
+  const auto held = HoldMoves<RealSync>::Accept(*word, name.generation, self().slot);
+  if (!held.has_value()) return std::nullopt;
+  return RowTable::Row{name.row, *held};
+}
+
+std::optional<RowTable::Row> Member::TakeBackBundle(const PartName& name) {
+  auto* word = bundles_->Find(name.row);
+  if (word == nullptr) return std::nullopt;
+  const auto held = HoldMoves<RealSync>::TakeBack(*word, name.generation, self().slot);
+  if (!held.has_value()) return std::nullopt;
+  return RowTable::Row{name.row, *held};
+}
+
+bool Member::ReclaimDead() {
+  const bool any = session_->ReclaimDead();
+  SweepGroups();
+  return any;
+}
+
+bool Member::ReclaimMember(MemberId victim) {
+  ReclaimCount count;
+  // The words of references first: the pages of their groups are freed only with their last word.
+  if (!ReclaimReferences(victim)) return true;
+  SegmentReclaim<RealSync> groups(group_rows_->view(), session_->members());
+  ReclaimCount rows;
+  groups.Member(victim, &rows);
+  SegmentReclaim<RealSync> bundles(bundle_rows_->view(), session_->members());
+  bundles.Member(victim,
+                 [&](uint32_t page, PageWord, HoldMoves<RealSync>::Word& word, HoldWord& seen) {
+                   bundles_->Free(page, seen, [&] { return bundles.StillDead(victim); });
+                   const HoldWord now = HoldMoves<RealSync>::Load(word);
+                   if (now == seen) return !bundles.StillDead(victim);
+                   seen = now;
+                   return now.IsFree();
+                 });
+  for (const SegmentInfo& info : session_->Segments()) {
+    Segment* segment = SegmentAt(info.row);
+    if (segment == nullptr) return false;  // no room to map it now: asked again
+    if (!segment->Reclaim(victim, &count)) return true;
+  }
+  SweepGroups();
+  return true;
+}
+
+bool Member::ReclaimReferences(MemberId victim) {
+  const SegmentView<RealSync>& view = group_rows_->view();
+  const SegmentReclaim<RealSync> reclaim(view, session_->members());
+  for (uint32_t page = 0; page < view.backed_pages(); ++page) {
+    const PageWord head = view.LoadPage(page);
+    if (!head.IsHead() || head.size_class() != kLargeClass) continue;
+    const uint32_t count = groups_->WordCount(page);
+    for (uint32_t i = 0; i < count; ++i) {
+      const auto free_word = [&](HoldWord& seen) {
+        if (groups_->ReleaseOfNobody(page, i, seen)) return true;
+        seen = HoldMoves<RealSync>::Load(groups_->ReferenceWord(page, i));
+        return false;
+      };
+      if (!reclaim.Word(groups_->ReferenceWord(page, i), victim, free_word)) return false;
+    }
+  }
+  return true;
+}
+
+void Member::SweepGroups() {
+  const SegmentView<RealSync>& view = group_rows_->view();
+  for (uint32_t page = 0; page < view.backed_pages(); ++page) {
+    const PageWord head = view.LoadPage(page);
+    if (!head.IsHead() || head.size_class() != kLargeClass) continue;
+    if (HoldMoves<RealSync>::Load(view.large_hold(page)).state() == HoldState::kLive) {
+      groups_->Sweep(page);
+    }
+  }
+}
+
+void Member::Tick() {
+  for (const std::atomic<Segment*>& entry : segments_) {
+    if (Segment* segment = entry.load(std::memory_order_acquire); segment != nullptr) {
+      segment->Tick();
+    }
+  }
+  group_rows_->Tick();
+  bundle_rows_->Tick();
+  for (const RowTable* table : {group_rows_.get(), bundle_rows_.get()}) {
+    if (table->view().header().ownerless.load(std::memory_order_acquire) == 0) continue;
+    SegmentReclaim<RealSync>(table->view(), session_->members()).Sweep();
+  }
+}
+
+}  // namespace handoff

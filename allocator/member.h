@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_MEMBER_H_
+#define HANDOFF_ALLOCATOR_MEMBER_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "allocator/bundle.h"
+#include "allocator/member_hooks.h"
+#include "allocator/part_name.h"
+#include "allocator/row_table.h"
+#include "allocator/segment.h"
+#include "allocator/session.h"
+#include "allocator/share_group.h"
+
+namespace handoff {
+
+class Member;
+
+// Finds the words that a PartName names, for share groups, bundles and reclaim.
+class MemberNames {
+ public:
+  using Word = HoldMoves<RealSync>::Word;
+
+  explicit MemberNames(Member& member) : member_(&member) {}
+
+  Word* Find(const PartName& name) const;
+  void Freed(const PartName& name) const;
+  void FreedGroup(uint32_t row) const;
+  void FreedBundle(uint32_t row) const;
+  bool ReleaseReference(const PartName& name, HoldWord seen) const;
+  bool Release(const PartName& name, HoldWord seen) const;
+
+ private:
+  Member* member_;
+};
+
+using Groups = ShareGroups<RealSync, MemberNames>;
+using Reference = Groups::Reference;
+
+// What a reference or a part reads: the bytes of a block that may not be written.
+struct BlockView {
+  const std::byte* data = nullptr;
+  uint64_t size_bytes = 0;  // room
+};
+
+// This process as a member of a session: its session, the segments it uses, its share groups and
+// bundles, and the work that every member does for all, which is to reclaim what the dead had. One
+// process may be several members, of one session or of several.
+//
+// Any thread may call any function; one reference or bundle is for one thread at a time. In a
+// forked child nothing may be called (Usable() says so), and the destructor does nothing but unmap.
+class Member : private MemberHooks {
+ public:
+  // Joins, or creates the session and its main segment. Errors: those of Session::Join and
+  // Segment::Attach; kFailedPrecondition where the session has no main segment and none is to be
+  // made.
+  static absl::StatusOr<std::unique_ptr<Member>> Join(SessionOptions options);
+
+  // Leaves: everything this member still holds is freed. The last one removes the session's
+  // objects. No call may be under way, no block of it be used any more.
+  ~Member() override;
+
+  Session& session() { return *session_; }
+  MemberId self() const { return session_->id(); }
+  uint64_t nonce() const { return session_->nonce(); }
+  absl::Status Usable() const { return session_->CheckUsable(); }
+
+  Segment& main_segment() { return *main_segment_; }
+
+  // The segment in this row of the segment table, mapped when it is first asked for: what a name
+  // from another member says. One load when it is mapped. Null: there is none.
+  Segment* SegmentAt(uint32_t row) {
+    if (row >= kMaxSegments) return nullptr;
+    Segment* segment = segments_[row].load(std::memory_order_acquire);
+    return __builtin_expect(segment != nullptr, 1) ? segment : MapSegment(row);
+  }
+  // The segment with this id. kNotFound.
+  absl::StatusOr<Segment*> FindSegment(uint32_t id);
+  // A further segment, which lives until it is removed or as long as the session.
+  absl::StatusOr<Segment*> CreateSegment(SegmentOptions options);
+
+  // Makes the block, held by this member, one with `references.size()` owners (1 to
+  // kMaxReferences), all of which this member holds at first. Failed, nothing has changed:
+  // kResourceExhausted.
+  absl::Status Share(Segment& segment, const Block& block, std::span<Reference> references);
+  // A further reference to what `*reference` stands for. `*reference` may become one of another
+  // group.
+  absl::StatusOr<Reference> Copy(Reference* reference);
+  void Release(const Reference& reference) { groups_->Release(reference); }
+  // What a reference reads; the caller holds it.
+  std::optional<BlockView> View(const Reference& reference);
+  // held -> sent(self -> receiver), as Segment::Mark.
+  HoldWord Mark(const Reference& reference, uint32_t receiver) {
+    return HoldMoves<RealSync>::Mark(groups_->ReferenceWord(reference.row, reference.index),
+                                     reference.hold, receiver);
+  }
+  // As Segment::Accept and TakeBack; `name` says kReference.
+  std::optional<Reference> AcceptReference(const PartName& name);
+  std::optional<Reference> TakeBackReference(const PartName& name);
+
+  // Makes one message of parts that this member holds, under the generations in their names (1 to
+  // kMaxParts, kBlock, kReference and kEmpty). They belong to the bundle then. Failed, nothing has
+  // changed: kResourceExhausted.
+  absl::StatusOr<RowTable::Row> Bundle(std::span<const PartName> parts);
+  HoldWord MarkBundle(const RowTable::Row& bundle, uint32_t receiver) {
+    return HoldMoves<RealSync>::Mark(bundles_->BundleWord(bundle.row), bundle.hold, receiver);
+  }
+  std::optional<RowTable::Row> AcceptBundle(const PartName& name);
+  std::optional<RowTable::Row> TakeBackBundle(const PartName& name);
+  // The parts, held by this member from here on, under the generations in their names; the bundle
+  // is gone. False: the list was damaged, and everything is freed.
+  [[nodiscard]] bool Unpack(const RowTable::Row& bundle, std::vector<PartName>* parts) {
+    return bundles_->Unpack(bundle.row, bundle.hold, parts);
+  }
+  // Frees a bundle that this member holds, unread.
+  void Release(const RowTable::Row& bundle) { bundles_->Free(bundle.row, bundle.hold); }
+
+  const Groups& groups() const { return *groups_; }
+  const Bundles<RealSync, MemberNames>& bundles() const { return *bundles_; }
+  const RowTable& group_rows() const { return *group_rows_; }
+  const RowTable& bundle_rows() const { return *bundle_rows_; }
+
+  // Looks for members that have died and takes back what they had, and sweeps up what was left half
+  // freed. True if anybody was dead. For who runs out of memory or finds a peer gone; the session's
+  // watch does it by itself.
+  bool ReclaimDead();
+
+ private:
+  friend class MemberNames;
+
+  explicit Member(std::unique_ptr<Session> session);
+
+  absl::Status OpenTables();
+  absl::StatusOr<Segment*> Attach(SegmentObjects objects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Segment* MapSegment(uint32_t row);
+
+  bool ReclaimMember(MemberId victim) override;
+  void Tick() override;
+  void StopMoves() override {}
+  bool ReclaimReferences(MemberId victim);
+  void SweepGroups();
+
+  // The objects of a segment that stays mapped as long as this member.
+  struct OwnedSegment {
+    SegmentObjects objects;
+    std::unique_ptr<Segment> segment;
+  };
+
+  std::unique_ptr<Session> session_;
+  absl::Mutex mutex_;
+  std::array<std::unique_ptr<OwnedSegment>, kMaxSegments> owned_ ABSL_GUARDED_BY(mutex_);
+  std::array<std::atomic<Segment*>, kMaxSegments> segments_{};
+  Segment* main_segment_ = nullptr;
+  std::unique_ptr<RowTable> group_rows_;
+  std::unique_ptr<RowTable> bundle_rows_;
+  std::optional<Groups> groups_;
+  std::optional<Bundles<RealSync, MemberNames>> bundles_;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_MEMBER_H_
