@@ -54,9 +54,12 @@
   ::handoff::internal::CheckFailure(__FILE__, __LINE__, #a " " #op " " #b, handoff_check_values) \
       .stream()
 
-// `while (false) while (...) ...`: compiled, never run.
+#ifdef NDEBUG
 #define HANDOFF_INTERNAL_DCHECK_OP(check) \
-  while (HANDOFF_INTERNAL_DCHECK_ENABLED) check
+  while (false) check
+#else
+#define HANDOFF_INTERNAL_DCHECK_OP(check) check
+#endif
 
 namespace handoff::internal {
 

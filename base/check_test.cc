@@ -75,6 +75,13 @@ TEST(DcheckTest, IsNotEvaluatedWithNdebug) {
   EXPECT_EQ(evaluated, 0);
 }
 #else
+TEST(DcheckTest, GoesOnWhenItHolds) {
+  int evaluated = 0;
+  HANDOFF_DCHECK(++evaluated == 1);
+  HANDOFF_DCHECK_EQ(++evaluated, 2);
+  EXPECT_EQ(evaluated, 2);
+}
+
 TEST(DcheckDeathTest, StopsWithoutNdebug) {
   EXPECT_DEATH(HANDOFF_DCHECK(false) << "here", "here");
   EXPECT_DEATH(HANDOFF_DCHECK_EQ(1, 2), "1 vs. 2");
