@@ -85,11 +85,11 @@ absl::StatusOr<std::unique_ptr<LifeLock>> LifeLock::Open(const std::string& path
     if (!life_lock->fd_.valid() || ::fstat(life_lock->fd_.get(), &file) != 0) {
       return OpenError(errno, path);
     }
+    life_lock->device_ = file.st_dev;
+    life_lock->inode_ = file.st_ino;
     if (!S_ISREG(file.st_mode)) {
       return absl::FailedPreconditionError(absl::StrCat("lock file ", path, " is not a file"));
     }
-    life_lock->device_ = file.st_dev;
-    life_lock->inode_ = file.st_ino;
     if (!AtForkInChild(no_fork, &CloseInForkedChild, life_lock.get())) {
       return absl::ResourceExhaustedError(
           absl::StrCat("cannot open lock file ", path, ": ", kMaxForkHooks,
