@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "allocator/testing/small_tmpfs.h"
+#include "base/sanitizer.h"
 #include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 
@@ -212,6 +213,7 @@ TEST_F(MappingTest, RefusesSizesBeyondTheMachineAndLeavesNothing) {
 }
 
 TEST_F(MappingTest, NamesTheLimitOfTheAddressSpace) {
+  if (kAddressSanitizer || kThreadSanitizer) GTEST_SKIP() << "a sanitizer needs terabytes";
   ChildProcess child = ChildProcess::Start([&] {
     const rlimit limit = {.rlim_cur = 256 * kMiB, .rlim_max = 256 * kMiB};
     if (setrlimit(RLIMIT_AS, &limit) != 0) return 1;
@@ -333,6 +335,7 @@ TEST_F(MappingTest, PopulatesAReadOnlyMappingWithoutWriting) {
 }
 
 TEST_F(MappingTest, LocksInMemoryOrNamesTheLimit) {
+  if (kAddressSanitizer || kThreadSanitizer) GTEST_SKIP() << "a sanitizer makes mlock() do nothing";
   Mapping mapping = Make("a");
   EXPECT_TRUE(mapping.Lock(0, 16 << 10).ok());
   ChildProcess child = ChildProcess::Start([&] {

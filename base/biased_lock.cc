@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include "base/barrier.h"
+#include "base/sanitizer.h"
 #include "base/sync.h"
 
 namespace handoff {
@@ -11,12 +12,8 @@ namespace handoff {
 namespace {
 
 bool FencesNeeded() {
-#if defined(__SANITIZE_THREAD__)
-  return true;
-#else
-  static const bool needed = !RegisterForRareSideBarrier();
+  static const bool needed = kThreadSanitizer || !RegisterForRareSideBarrier();
   return needed;
-#endif
 }
 
 }  // namespace

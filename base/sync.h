@@ -5,6 +5,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/sanitizer.h"
+
 namespace handoff {
 
 // The processor as protocol code sees it. Code whose correctness depends on the order of steps in
@@ -39,29 +41,17 @@ struct RealSync {
   }
 
  private:
-#if defined(__SANITIZE_THREAD__)
-#define HANDOFF_INTERNAL_THREAD_SANITIZER
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HANDOFF_INTERNAL_THREAD_SANITIZER
-#endif
-#endif
-
-#ifdef HANDOFF_INTERNAL_THREAD_SANITIZER
   // The thread sanitizer does not know fences. A locked operation on one word that all fences share
   // orders at least as much, and tells it so.
   template <std::memory_order kOrder>
   static void Fence() {
-    fence_word_.fetch_add(1, std::memory_order_seq_cst);
+    if constexpr (kThreadSanitizer) {
+      fence_word_.fetch_add(1, std::memory_order_seq_cst);
+    } else {
+      std::atomic_thread_fence(kOrder);
+    }
   }
   static constinit inline std::atomic<uint32_t> fence_word_{0};
-#undef HANDOFF_INTERNAL_THREAD_SANITIZER
-#else
-  template <std::memory_order kOrder>
-  static void Fence() {
-    std::atomic_thread_fence(kOrder);
-  }
-#endif
 };
 
 // A lock inside an atomic would be the private lock of each process.

@@ -3,9 +3,9 @@
 // One call into every third-party library: the label links, and the headers are the library's own.
 
 #include <benchmark/benchmark.h>
+#include <curses.h>
 #include <gflags/gflags.h>
 #include <httplib.h>
-#include <ncurses.h>
 #include <openssl/sha.h>
 #include <spdlog/fmt/fmt.h>
 #include <spdlog/spdlog.h>
