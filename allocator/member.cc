@@ -110,15 +110,25 @@ Member::~Member() {
 }
 
 absl::Status Member::OpenTables() {
-  const auto open = [this](AreaKind kind, uint64_t bytes) -> absl::StatusOr<Mapping> {
+  const auto open = [this](AreaKind kind, uint64_t bytes,
+                           uint64_t backed_bytes = kPageBytes) -> absl::StatusOr<Mapping> {
     absl::StatusOr<Mapping> area = session_->OpenArea(kind);
     if (area.ok()) return area;
-    return session_->EnsureArea(kind, bytes, kPageBytes);
+    return session_->EnsureArea(kind, bytes, backed_bytes);
   };
   absl::StatusOr<Mapping> groups = open(AreaKind::kGroupTable, GroupTableBytes());
   if (!groups.ok()) return groups.status();
   absl::StatusOr<Mapping> bundles = open(AreaKind::kBundleTable, BundleTableBytes());
   if (!bundles.ok()) return bundles.status();
+  absl::StatusOr<Mapping> ring_table =
+      open(AreaKind::kRingTable, kRingTableBytes, kRingTableBackedBytes);
+  if (!ring_table.ok()) return ring_table.status();
+  absl::StatusOr<Mapping> ring_data = open(AreaKind::kRingData, kRingDataBytes, 0);
+  if (!ring_data.ok()) return ring_data.status();
+  if (absl::Status status = OpenRings(*std::move(ring_table), *std::move(ring_data));
+      !status.ok()) {
+    return status;
+  }
   group_rows_ = std::make_unique<RowTable>(
       *std::move(groups),
       RowTable::Options{kGroupPages, sizeof(GroupTarget<RealSync>), /*uses_small_holds=*/true},
@@ -130,6 +140,27 @@ absl::Status Member::OpenTables() {
                   reinterpret_cast<GroupTarget<RealSync>*>(group_rows_->section()),
                   MemberNames(*this));
   bundles_.emplace(bundle_rows_->view(), bundle_rows_->section(), MemberNames(*this));
+  return absl::OkStatus();
+}
+
+absl::Status Member::OpenRings(Mapping table, Mapping data) {
+  ring_table_area_ = std::move(table);
+  ring_data_area_ = std::move(data);
+  RingTableParts parts;
+  parts.table = ring_table_area_.bytes();
+  parts.data = ring_data_area_.bytes();
+  parts.reserve_table = [this](uint64_t offset_bytes, uint64_t length_bytes) {
+    return ring_table_area_.Reserve(offset_bytes, length_bytes);
+  };
+  parts.reserve_data = [this](uint64_t offset_bytes, uint64_t length_bytes) {
+    return ring_data_area_.Reserve(offset_bytes, length_bytes);
+  };
+  parts.self = self();
+  parts.members = &session_->members();
+  parts.fences = &session_->header().fences;
+  absl::StatusOr<std::unique_ptr<RingTable>> rings = RingTable::Attach(std::move(parts));
+  if (!rings.ok()) return rings.status();
+  rings_ = *std::move(rings);
   return absl::OkStatus();
 }
 
@@ -298,6 +329,8 @@ bool Member::ReclaimDead() {
 }
 
 bool Member::ReclaimMember(MemberId victim) {
+  // Rings before words: what the victim had sent stays deliverable.
+  rings_->Reclaim(victim, MemberNames(*this));
   ReclaimCount count;
   // The words of references first: the pages of their groups are freed only with their last word.
   if (!ReclaimReferences(victim)) return true;
@@ -353,6 +386,7 @@ void Member::SweepGroups() {
 }
 
 void Member::Tick() {
+  rings_->Tick(MemberNames(*this));
   for (const std::atomic<Segment*>& entry : segments_) {
     if (Segment* segment = entry.load(std::memory_order_acquire); segment != nullptr) {
       segment->Tick();

@@ -15,8 +15,10 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "allocator/bundle.h"
+#include "allocator/mapping.h"
 #include "allocator/member_hooks.h"
 #include "allocator/part_name.h"
+#include "allocator/ring_table.h"
 #include "allocator/row_table.h"
 #include "allocator/segment.h"
 #include "allocator/session.h"
@@ -125,6 +127,9 @@ class Member : private MemberHooks {
   // Frees a bundle that this member holds, unread.
   void Release(const RowTable::Row& bundle) { bundles_->Free(bundle.row, bundle.hold); }
 
+  // Endpoints and rings. Sockets register there for the member's regular work.
+  RingTable& rings() { return *rings_; }
+
   const Groups& groups() const { return *groups_; }
   const Bundles<RealSync, MemberNames>& bundles() const { return *bundles_; }
   const RowTable& group_rows() const { return *group_rows_; }
@@ -141,6 +146,7 @@ class Member : private MemberHooks {
   explicit Member(std::unique_ptr<Session> session);
 
   absl::Status OpenTables();
+  absl::Status OpenRings(Mapping table, Mapping data);
   absl::StatusOr<Segment*> Attach(SegmentObjects objects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Segment* MapSegment(uint32_t row);
 
@@ -161,6 +167,9 @@ class Member : private MemberHooks {
   std::array<std::unique_ptr<OwnedSegment>, kMaxSegments> owned_ ABSL_GUARDED_BY(mutex_);
   std::array<std::atomic<Segment*>, kMaxSegments> segments_{};
   Segment* main_segment_ = nullptr;
+  Mapping ring_table_area_;
+  Mapping ring_data_area_;
+  std::unique_ptr<RingTable> rings_;
   std::unique_ptr<RowTable> group_rows_;
   std::unique_ptr<RowTable> bundle_rows_;
   std::optional<Groups> groups_;

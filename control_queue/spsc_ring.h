@@ -188,7 +188,13 @@ class SpscRing {
 
   // Steps e to h for a free ring. Returns the word of the open ring, or nothing if the ring is not
   // free. `opener` is the slot of the calling member. Looks at every entry.
-  std::optional<RingWord> Open(uint32_t opener, const RingEnds& ends);
+  std::optional<RingWord> Open(uint32_t opener, const RingEnds& ends) {
+    return Open(opener, ends, [] {});
+  }
+  // The same; `prepare()` is called between g and h, when the ring is the opener's and nobody uses
+  // it yet: to write what else belongs to this use.
+  template <class Prepare>
+  std::optional<RingWord> Open(uint32_t opener, const RingEnds& ends, Prepare prepare);
 
   // For the reclaimer of a dead opener: opening -> free. False if the word is no longer `seen`,
   // which is opening().
@@ -417,7 +423,9 @@ class RingConsumer {
 };
 
 template <class Sync>
-std::optional<RingWord> SpscRing<Sync>::Open(uint32_t opener, const RingEnds& ends) {
+template <class Prepare>
+std::optional<RingWord> SpscRing<Sync>::Open(uint32_t opener, const RingEnds& ends,
+                                             Prepare prepare) {
   RingWord word = Word();
   if (!word.free() || !Move(&word, word.Claimed(opener))) return std::nullopt;  // Step e.
   // Steps f and g. Release: whoever sees one of these also sees the word of this opening.
@@ -433,6 +441,7 @@ std::optional<RingWord> SpscRing<Sync>::Open(uint32_t opener, const RingEnds& en
   header_->consumer_sleeping.store(0, std::memory_order_release);
   header_->producer_sleeping.store(0, std::memory_order_release);
   header_->head.store(0, std::memory_order_release);
+  prepare();
   if (!Move(&word, word.Opened())) return std::nullopt;  // Step h. Fails if taken for dead.
   return word;
 }
