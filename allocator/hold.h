@@ -39,6 +39,10 @@ class HoldWord {
  public:
   static constexpr uint32_t kGenerationBits = 37;
   static constexpr uint64_t kGenerationMask = (uint64_t{1} << kGenerationBits) - 1;
+  // Where the words of blocks that are spans begin to count. The page of such a block may have been
+  // one of small blocks before, whose words are others under the same ids: a handle of the one kind
+  // must not match a word of the other.
+  static constexpr uint64_t kFirstLargeGeneration = uint64_t{1} << (kGenerationBits - 1);
   static constexpr uint32_t kIdMask = 0xFFF;
   static constexpr uint32_t kRowMask = 0xFFFFFF;
 

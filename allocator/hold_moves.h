@@ -51,6 +51,15 @@ class HoldMoves {
     return held;
   }
 
+  // Plain, by the owner of the page, who has just claimed it: the word of a block that is a span
+  // leaves the generations of small blocks. Killed before: the next claim does it.
+  static void LeaveSmallGenerations(Word& word) {
+    const HoldWord seen = Load(word);
+    if (!seen.IsFree() || seen.generation() >= HoldWord::kFirstLargeGeneration) return;
+    word.store(HoldWord::Of(HoldState::kFree, HoldWord::kFirstLargeGeneration, 0, 0).raw(),
+               std::memory_order_release);
+  }
+
   // Plain, by the holder of `held`: -> sent(member -> receiver).
   static HoldWord Mark(Word& word, HoldWord held, uint32_t receiver) {
     Expect(word, held);

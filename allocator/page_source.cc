@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "allocator/hold_moves.h"
 #include "allocator/page_map.h"
 #include "base/check.h"
 
@@ -46,6 +47,7 @@ LocalSpan* PageSource::Claim(uint32_t pages, uint32_t align_pages, uint32_t clas
   const bool small = class_id < kSmallClassCount;
   const uint16_t count = small ? kSizeClasses[class_id].count : uint16_t{1};
   LocalSpan* span = pool_.Make(head, pages, count, small);
+  if (!small) HoldMoves<RealSync>::LeaveSmallGenerations(view_.large_hold(head));
   span->holds = small ? &view_.small_hold(head * kWordsPerPage) : &view_.large_hold(head);
   span->data = payload_ + head * kPageBytes;
   span->block_bytes = small ? kSizeClasses[class_id].block_bytes : pages * kPageBytes;

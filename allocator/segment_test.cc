@@ -214,6 +214,28 @@ TEST(SegmentTest, RefusesHandlesThatCannotBe) {
   ExpectWhole(memory, *sender);
 }
 
+// A span's page is small today and large tomorrow: the same id, another word.
+TEST(SegmentTest, HandleOfASmallBlockNeverMatchesALargeOneOfTheSamePage) {
+  for (const bool small_first : {true, false}) {
+    PlainSegmentMemory memory(kSegmentBytes);
+    auto sender = memory.Join(1);
+    auto receiver = memory.Join(2);
+    const uint64_t sizes[] = {small_first ? uint64_t{64} : uint64_t{100000},
+                              small_first ? uint64_t{100000} : uint64_t{64}};
+    const Block old = MustAllocate(*sender, sizes[0]);
+    const HoldWord stale = sender->Mark(old, 2);
+    sender->Release(*sender->TakeBack(old.id, stale.generation()));
+    sender->Trim();
+    sender->Release(MustAllocate(*sender, sender->size_bytes()));  // the next search starts at 0
+    sender->Trim();
+    const Block next = MustAllocate(*sender, sizes[1]);
+    ASSERT_EQ(next.id, old.id);
+    const HoldWord sent = sender->Mark(next, 2);
+    EXPECT_FALSE(receiver->Accept(old.id, stale.generation(), 64).has_value());
+    EXPECT_TRUE(receiver->Accept(next.id, sent.generation(), 64).has_value());
+  }
+}
+
 TEST(SegmentTest, TakesBackWhatNobodyAccepted) {
   PlainSegmentMemory memory(kSegmentBytes);
   auto sender = memory.Join(1);
