@@ -98,7 +98,8 @@ class SegmentReclaim {
       }
       HANDOFF_CRASH_POINT("reclaim.after_page");
     }
-    view_.header().waiting[victim.slot].store(0, std::memory_order_relaxed);
+    if (!StillDead(victim)) return false;
+    view_.StopWaiting(victim.slot);
     RareBarrier<Sync>();
     Sweep();  // 3
     return StillDead(victim);

@@ -138,9 +138,13 @@ absl::StatusOr<Block> Segment::Allocate(uint64_t size_bytes, uint64_t alignment,
     // 1. say that we wait  2. barrier  3. look again  4. sleep for a slice. Whoever releases after
     // 3 has seen 1; who was killed between its release and the wake-up costs us the rest of the
     // slice.
+    {
+      // Also if it was said before: a reclaimer of this slot's former member may be late.
+      absl::MutexLock lock(&waiting_mutex_);
+      if (!waiting) ++waiting_threads_;
+      view_.Wait(self_.slot);
+    }
     waiting = true;
-    header.waiting[self_.slot].store(1, std::memory_order_relaxed);
-    header.waiters.store(1, std::memory_order_relaxed);
     const uint32_t sequence = header.wake_sequence.load(std::memory_order_acquire);
     RareBarrier<RealSync>();
     result = AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, &block, &why);
@@ -150,16 +154,15 @@ absl::StatusOr<Block> Segment::Allocate(uint64_t size_bytes, uint64_t alignment,
       continue;
     }
   }
-  if (waiting) {
-    header.waiting[self_.slot].store(0, std::memory_order_relaxed);
-    const bool others =
-        std::any_of(std::begin(header.waiting), std::end(header.waiting),
-                    [](const auto& flag) { return flag.load(std::memory_order_relaxed) != 0; });
-    if (!others) header.waiters.store(0, std::memory_order_relaxed);
-  }
+  if (waiting) StopWaiting();
   if (result == AllocateResult::kOk) return block;
   if (absl::IsCancelled(why)) return why;
   return Shortage(size_bytes, why);
+}
+
+void Segment::StopWaiting() {
+  absl::MutexLock lock(&waiting_mutex_);
+  if (--waiting_threads_ == 0) view_.StopWaiting(self_.slot);
 }
 
 absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) const {
@@ -286,6 +289,7 @@ std::optional<Block> Segment::Taken(BlockId id, std::optional<HoldWord> held, ui
 }
 
 void Segment::Tick() {
+  if (view_.header().waiters.load(std::memory_order_relaxed) != 0) view_.ForgetWaiters();
   if (view_.header().waiters.load(std::memory_order_relaxed) != 0) {
     if (heaps_->Trim(0, SIZE_MAX, /*only_idle=*/false) > 0) SignalMemory();
   } else {

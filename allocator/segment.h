@@ -10,8 +10,10 @@
 #include <span>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "allocator/block.h"
 #include "allocator/heap_pool.h"
 #include "allocator/page_source.h"
@@ -183,6 +185,7 @@ class Segment {
   void ReleaseForeign(const Block& block);
   void LookAfter(uint32_t head_page);
   void MemoryCameBack(bool own_span);
+  void StopWaiting();
   // Between the store of a frequent side and its look at what a rare side stores.
   void FrequentFence() const {
     if (__builtin_expect(fences_->load(std::memory_order_relaxed) != 0, 0)) {
@@ -205,6 +208,9 @@ class Segment {
   PageSource source_;
   std::shared_ptr<HeapPool> heaps_;
   const uint32_t fork_generation_ = ForkGeneration();
+  absl::Mutex waiting_mutex_;
+  // All of them share the member's byte in the segment's header.
+  int waiting_threads_ ABSL_GUARDED_BY(waiting_mutex_) = 0;
 };
 
 }  // namespace handoff

@@ -135,6 +135,51 @@ TEST(SegmentTest, WaitsUntilAnotherMemberReleases) {
   ExpectWhole(memory, *segment);
 }
 
+TEST(SegmentTest, OneThreadThatStopsWaitingDoesNotSpeakForTheOthers) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  const Block all = MustAllocate(*segment, 7 << 20);
+  const SegmentHeader<RealSync>& header = memory.view().header();
+  std::atomic<bool> interrupted{false};
+  std::thread patient([&] {
+    EXPECT_FALSE(segment->Allocate(4 << 20, 64, Deadline::Infinite(), &interrupted).ok());
+  });
+  while (header.waiting[1].load(std::memory_order_relaxed) == 0) std::this_thread::yield();
+  // Each time is a chance for the mistake; a slice of the other may repair it.
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_FALSE(segment->Allocate(4 << 20, 64, Deadline::After(absl::Microseconds(500))).ok());
+    EXPECT_EQ(header.waiting[1].load(std::memory_order_relaxed), 1);
+    EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 1u);
+  }
+  interrupted.store(true, std::memory_order_release);
+  patient.join();
+  EXPECT_EQ(header.waiting[1].load(std::memory_order_relaxed), 0);
+  EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 0u);
+  segment->Release(all);
+}
+
+TEST(SegmentTest, NobodyWakesAMemberThatDiedWhileItWaited) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto survivor = memory.Join(1);
+  const auto victim = memory.members().Publish(2, MemberIdentity{});
+  ASSERT_TRUE(victim.has_value());
+  SegmentHeader<RealSync>& header = memory.view().header();
+  header.waiting[2].store(1, std::memory_order_relaxed);
+  header.waiters.store(1, std::memory_order_relaxed);
+  memory.Reclaim(*survivor, *victim);
+  EXPECT_EQ(header.waiting[2].load(std::memory_order_relaxed), 0);
+  EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 0u);
+}
+
+TEST(SegmentTest, TickForgetsWaitersThatAreGone) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  std::atomic<uint32_t>& waiters = memory.view().header().waiters;
+  waiters.store(1, std::memory_order_relaxed);
+  segment->Tick();
+  EXPECT_EQ(waiters.load(std::memory_order_relaxed), 0u);
+}
+
 TEST(SegmentTest, StopsWaitingAtTheDeadlineAndWhenInterrupted) {
   PlainSegmentMemory memory(kSegmentBytes);
   auto segment = memory.Join(1);

@@ -114,7 +114,35 @@ class SegmentView {
     return true;
   }
 
+  // Waiting for memory: a member that waits says so in its own byte, and in `waiters` for those who
+  // release. Not waiting any more, or dead: its byte is cleared, and `waiters` with the last one.
+  //   1. waiters := 0   2. full fence   3. look at the bytes again: anybody? waiters := 1
+  // pairs with Wait(), which stores the byte first: who is not seen in 3 stores its 1 after our 0.
+  // Killed between 1 and 3, somebody sleeps unseen until the end of its slice, and then says so
+  // again.
+  void Wait(uint32_t slot) const {
+    header_->waiting[slot].store(1, std::memory_order_relaxed);
+    header_->waiters.store(1, std::memory_order_release);
+  }
+  void StopWaiting(uint32_t slot) const {
+    header_->waiting[slot].store(0, std::memory_order_release);
+    ForgetWaiters();
+  }
+  void ForgetWaiters() const {
+    if (AnyWaiting()) return;
+    header_->waiters.store(0, std::memory_order_release);                    // 1
+    Sync::FullFence();                                                       // 2
+    if (AnyWaiting()) header_->waiters.store(1, std::memory_order_release);  // 3
+  }
+
  private:
+  bool AnyWaiting() const {
+    for (const auto& byte : header_->waiting) {
+      if (byte.load(std::memory_order_acquire) != 0) return true;
+    }
+    return false;
+  }
+
   SegmentHeader<Sync>* header_ = nullptr;
   uint32_t page_count_ = 0;
   Word* page_words_ = nullptr;
