@@ -1,15 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/heap_pool.h"
 
+#include <array>
 #include <atomic>
+#include <cstddef>
 
 namespace handoff {
+
+namespace {
+
+// Other objects of an ending thread may be destroyed after its ThreadHeaps, and release or even
+// allocate blocks: static objects do when the program ends. For them the thread takes heaps again,
+// and keeps them. No destructors here.
+constinit thread_local bool thread_ends = false;
+
+}  // namespace
 
 // The heaps that the calling thread has, of all segments; its destructor runs when the thread ends.
 class ThreadHeaps {
  public:
   ~ThreadHeaps() {
     HeapPool::last_used = {};
+    thread_ends = true;
     for (const Owned& owned : owned_) {
       if (const std::shared_ptr<HeapPool> pool = owned.pool.lock()) pool->Return(owned.heap);
     }
@@ -40,6 +52,8 @@ namespace {
 
 thread_local ThreadHeaps thread_heaps;
 
+constexpr size_t kMostLastHeaps = 8;
+
 uint64_t NextSerial() {
   static std::atomic<uint64_t> next{1};
   return next.fetch_add(1, std::memory_order_relaxed);
@@ -53,6 +67,7 @@ HeapPool::HeapPool(PageSource& source, const LocalHeapLimits& limits)
     : source_(source), limits_(limits), serial_(NextSerial()) {}
 
 LocalHeap& HeapPool::Find() {
+  if (thread_ends) return FindLast();
   LocalHeap* heap = thread_heaps.Find(serial_);
   if (heap == nullptr) {
     heap = Take();
@@ -60,6 +75,22 @@ LocalHeap& HeapPool::Find() {
   }
   last_used = {serial_, heap};
   return *heap;
+}
+
+LocalHeap& HeapPool::FindLast() {
+  static constinit thread_local std::array<LastUsed, kMostLastHeaps> last_heaps;
+  static constinit thread_local size_t oldest = 0;
+  for (const LastUsed& last : last_heaps) {
+    if (last.serial == serial_) {
+      last_used = last;
+      return *last.heap;
+    }
+  }
+  last_used = {serial_, Take()};
+  // The heap that is forgotten here still belongs to its pool, but nobody allocates from it any
+  // more.
+  last_heaps[oldest++ % kMostLastHeaps] = last_used;
+  return *last_used.heap;
 }
 
 LocalHeap* HeapPool::Take() {

@@ -39,6 +39,7 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
   static constinit thread_local LastUsed last_used;
 
   LocalHeap& Find();
+  LocalHeap& FindLast();
   LocalHeap* Take();
   void Return(LocalHeap* heap);
 

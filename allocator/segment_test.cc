@@ -91,6 +91,8 @@ TEST(SegmentTest, RefusesWhatCanNeverBe) {
   EXPECT_EQ(segment->TryAllocate(kSegmentBytes + 1, 64, &block), AllocateResult::kTooLarge);
   EXPECT_EQ(segment->TryAllocate(64, 96, &block), AllocateResult::kTooLarge);
   EXPECT_EQ(segment->TryAllocate(64, 2 * kMaxAlignment, &block), AllocateResult::kTooLarge);
+  segment->Release(MustAllocate(*segment, 50000));  // now known to be free
+  EXPECT_EQ(segment->TryAllocate(50000, 3000, &block), AllocateResult::kTooLarge);
   const auto error = segment->Allocate(kSegmentBytes + 1, 64, Deadline::Infinite());
   EXPECT_EQ(error.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(error.status().ToString(), HasSubstr("8388609"));
@@ -367,8 +369,14 @@ TEST(SegmentTest, SeveralThreadsAllocateAndReleaseEachOthersBlocks) {
         if (segment->TryAllocate(size, 64, &block) == AllocateResult::kOk) {
           std::memset(block.data, t, 1);
           const auto to = static_cast<size_t>(random() % kThreads);
-          absl::MutexLock lock(&mutexes[to]);
-          given[to].push_back(block);
+          bool given_away = false;
+          {
+            absl::MutexLock lock(&mutexes[to]);
+            // Bounded, so that the segment is not full for long: every failure looks at all of it.
+            given_away = given[to].size() < 500;
+            if (given_away) given[to].push_back(block);
+          }
+          if (!given_away) segment->Release(block);
         }
         std::vector<Block> mine;
         {
@@ -397,6 +405,33 @@ TEST(SegmentTest, AThreadsBlocksOutliveIt) {
   // The heaps of ended threads are used again, so one span serves all.
   EXPECT_EQ(segment->Usage().members[1].span_bytes, 16u * 4096);
   for (const Block& block : blocks) segment->Release(block);
+  ExpectWhole(memory, *segment);
+}
+
+// Runs after the thread has given its heap to the next one, because it was made before.
+struct ReleasesWhenTheThreadEnds {
+  Segment* segment = nullptr;
+  Block block;
+
+  ~ReleasesWhenTheThreadEnds() {
+    if (segment == nullptr) return;
+    segment->Release(block);
+    const Block other = MustAllocate(*segment, 100);
+    segment->Release(MustAllocate(*segment, 100));
+    segment->Release(other);
+  }
+};
+
+TEST(SegmentTest, WorksWhileAThreadEnds) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  for (int t = 0; t < 3; ++t) {
+    std::thread([&] {
+      thread_local ReleasesWhenTheThreadEnds last;
+      last.block = MustAllocate(*segment, 100);
+      last.segment = segment.get();
+    }).join();
+  }
   ExpectWhole(memory, *segment);
 }
 
