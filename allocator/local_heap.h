@@ -3,6 +3,7 @@
 #define HANDOFF_ALLOCATOR_LOCAL_HEAP_H_
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
@@ -75,7 +76,8 @@ class LocalHeap {
   // back.
   uint64_t Trim(uint64_t keep_bytes, size_t look_at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock);
 
-  uint64_t allocations() const { return allocations_; }
+  // Any thread, with or without the lock.
+  uint64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr uint32_t kListCount = kSmallClassCount + kLargeBinCount;
@@ -94,7 +96,7 @@ class LocalHeap {
       out->size_bytes = span->block_bytes;
       out->hold = *held;
       out->id = span->head_page * kWordsPerPage + index;
-      ++allocations_;
+      allocations_.store(allocations() + 1, std::memory_order_relaxed);
       return true;
     }
     return false;
@@ -141,7 +143,7 @@ class LocalHeap {
   std::array<SpanList, kListCount> full_;       // without; the longest not looked at first
   uint64_t retained_bytes_ = 0;                 // in wholly free spans
   uint64_t span_bytes_ = 0;                     // in all spans
-  uint64_t allocations_ = 0;
+  std::atomic<uint64_t> allocations_{0};        // written by the owner only
 };
 
 }  // namespace handoff

@@ -136,7 +136,7 @@ absl::Status PageSource::ReserveHolds(uint32_t head, uint32_t count) {
 void PageSource::GiveBack(LocalSpan* span) {
   absl::MutexLock lock(&mutex_);
   const uint32_t head = span->head_page;
-  const bool small = view_.LoadPage(head).size_class() < kSmallClassCount;
+  const bool small = span->list < kSmallClassCount;
   pool_.Delete(span, small);
   PageMap<RealSync>::GiveBack(view_, head);
 }

@@ -96,8 +96,8 @@ class Segment {
       const bool done = heap.AllocateKnown(SmallClassFor(size_bytes), out);
       heap.lock.OwnerUnlock();
       if (__builtin_expect(done, 1)) return AllocateResult::kOk;
-    } else if (size_bytes - 1 < this->size_bytes() && alignment <= kPageBytes &&
-               size_bytes > kMaxSmallBytes) {
+    } else if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
+               alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
       LocalHeap& heap = heaps_->ThisThreads();
       const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
       heap.lock.OwnerLock();
