@@ -67,7 +67,8 @@ class SegmentAudit {
       ExpectNoLargeHold(page + i);
     }
     uint32_t used = 0;
-    for (uint32_t i = 0; i < SegmentView<RealSync>::BlockCount(head); ++i) {
+    const uint32_t blocks = view_.BlockCount(page, head);
+    for (uint32_t i = 0; i < blocks; ++i) {
       const HoldWord hold = HoldMoves<RealSync>::Load(view_.HoldAt(page, head, i));
       if (hold.IsFree()) continue;
       ++used;

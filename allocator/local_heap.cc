@@ -191,6 +191,7 @@ void LocalHeap::UpdateRun(LocalSpan* span) {
   if (run.raw() == span->run) return;
   span->run = run.raw();
   const uint32_t pages = run.PagesOf(head);
+  if (pages == 0 || pages > span->pages) return;  // nonsense: blocks only shrink
   // Only called for a span that is wholly free, so it is counted as retained.
   retained_bytes_ -= SpanBytes(*span);
   span_bytes_ -= (span->pages - pages) * kPageBytes;

@@ -2,6 +2,7 @@
 #ifndef HANDOFF_ALLOCATOR_PAGE_MAP_H_
 #define HANDOFF_ALLOCATOR_PAGE_MAP_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -121,7 +122,7 @@ class PageMap {
         return;
       }
       const uint64_t page = uint64_t{head} + pages - 1;
-      if (page < view.page_count()) {  // 3
+      if (page < view.backed_pages()) {  // 3
         PageWord tail = view.LoadPage(static_cast<uint32_t>(page));
         if (tail.IsTail()) {
           if (view.LoadRun(head) != run) continue;
@@ -130,8 +131,9 @@ class PageMap {
           HANDOFF_CRASH_POINT("page_map.free_pending.after_tail");
         }
       }
-      uint64_t expected = run.raw();  // 4
-      view.run(head).compare_exchange_strong(expected, RunWord::Of(pending, pages - 1).raw(),
+      uint64_t expected = run.raw();  // 4, at once to the end of the segment if it says nonsense
+      const uint32_t next = std::min(pages - 1, view.page_count() - head);
+      view.run(head).compare_exchange_strong(expected, RunWord::Of(pending, next).raw(),
                                              std::memory_order_acq_rel, std::memory_order_acquire);
       HANDOFF_CRASH_POINT("page_map.free_pending.after_run");
     }

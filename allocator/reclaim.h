@@ -78,7 +78,7 @@ class SegmentReclaim {
     for (uint32_t page = 0; page < backed; ++page) {  // 1
       const PageWord head = view_.LoadPage(page);
       if (!head.IsHead()) continue;
-      const uint32_t blocks = View::BlockCount(head);
+      const uint32_t blocks = view_.BlockCount(page, head);
       for (uint32_t i = 0; i < blocks; ++i) {
         typename Moves::Word& word = view_.HoldAt(page, head, i);
         const auto free_word = [&](HoldWord& seen) { return free(page, head, word, seen); };

@@ -253,15 +253,15 @@ HoldMoves<RealSync>::Word& Segment::HoldOf(BlockId id) const {
 std::optional<Block> Segment::Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (!location.has_value()) return std::nullopt;
-  return Taken(id, HoldMoves<RealSync>::Accept(*location->hold, generation, self_.slot),
-               used_bytes);
+  return Taken(id, *location->hold,
+               HoldMoves<RealSync>::Accept(*location->hold, generation, self_.slot), used_bytes);
 }
 
 std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                            uint64_t used_bytes) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (!location.has_value()) return std::nullopt;
-  return Taken(id,
+  return Taken(id, *location->hold,
                HoldMoves<RealSync>::AcceptPosted(*location->hold, generation, channel, self_.slot),
                used_bytes);
 }
@@ -269,23 +269,25 @@ std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint
 std::optional<Block> Segment::TakeBack(BlockId id, uint64_t generation) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (!location.has_value()) return std::nullopt;
-  return Taken(id, HoldMoves<RealSync>::TakeBack(*location->hold, generation, self_.slot), 0);
+  return Taken(id, *location->hold,
+               HoldMoves<RealSync>::TakeBack(*location->hold, generation, self_.slot), 0);
 }
 
-std::optional<Block> Segment::Taken(BlockId id, std::optional<HoldWord> held, uint64_t used_bytes) {
+std::optional<Block> Segment::Taken(BlockId id, HoldMoves<RealSync>::Word& hold,
+                                    std::optional<HoldWord> held, uint64_t used_bytes) {
   if (!held.has_value()) return std::nullopt;
   HANDOFF_CRASH_POINT("segment.accept.after_hold");
   // Now that the block is ours its span stays as it is.
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  HANDOFF_CHECK(location.has_value()) << "block " << id << " of " << name_;
-  Block block{payload_ + location->offset_bytes, location->size_bytes, *held, id};
-  if (used_bytes > location->size_bytes ||
-      location->offset_bytes + location->size_bytes > size_bytes()) {
-    // The sender lies. Whatever it meant, the block is not lost.
-    Release(block);
-    return std::nullopt;
+  if (location.has_value() && location->hold == &hold && used_bytes <= location->size_bytes &&
+      location->offset_bytes + location->size_bytes <= size_bytes()) {
+    return Block{payload_ + location->offset_bytes, location->size_bytes, *held, id};
   }
-  return block;
+  // The sender lies, or the tables are damaged. Whatever was meant, the block is not lost.
+  HoldMoves<RealSync>::Release(hold, *held);
+  FrequentFence();
+  if (location.has_value()) LookAfter(location->head_page);
+  return std::nullopt;
 }
 
 void Segment::Tick() {

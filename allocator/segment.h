@@ -174,7 +174,8 @@ class Segment {
   Segment(SegmentParts parts, const LocalHeapLimits& limits);
 
   HoldMoves<RealSync>::Word& HoldOf(BlockId id) const;
-  std::optional<Block> Taken(BlockId id, std::optional<HoldWord> held, uint64_t used_bytes);
+  std::optional<Block> Taken(BlockId id, HoldMoves<RealSync>::Word& hold,
+                             std::optional<HoldWord> held, uint64_t used_bytes);
   bool IsPossible(uint64_t size_bytes, uint64_t alignment) const;
   AllocateResult AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out);
   AllocateResult AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim, Block* out,

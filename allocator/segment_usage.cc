@@ -51,7 +51,7 @@ SegmentUsage ScanUsage(const SegmentView<RealSync>& view) {
                                  : std::max(uint32_t{1}, view.LoadRun(page).PagesOf(head));
     const uint64_t block_bytes =
         small ? kSizeClasses[head.size_class()].block_bytes : pages * kPageBytes;
-    const uint32_t count = SegmentView<RealSync>::BlockCount(head);
+    const uint32_t count = view.BlockCount(page, head);
     uint32_t used = 0;
     for (uint32_t i = 0; i < count; ++i) {
       const HoldWord hold = HoldMoves<RealSync>::Load(view.HoldAt(page, head, i));

@@ -67,9 +67,11 @@ class SegmentView {
   }
 
   // The number of blocks in the span with this head word, and the hold of block `index` of it.
-  static uint32_t BlockCount(PageWord head) {
-    if (head.size_class() < kSmallClassCount) return kSizeClasses[head.size_class()].count;
-    return head.size_class() == kLargeClass ? 1 : 0;
+  // Never more than have holds, whatever is written there.
+  uint32_t BlockCount(uint32_t head_page, PageWord head) const {
+    if (head.size_class() >= kSmallClassCount) return head.size_class() == kLargeClass ? 1 : 0;
+    const SizeClass& size_class = kSizeClasses[head.size_class()];
+    return size_class.pages <= page_count_ - head_page ? size_class.count : 0;
   }
   Word& HoldAt(uint32_t head_page, PageWord head, uint32_t index) const {
     return head.size_class() == kLargeClass ? large_holds_[head_page]
@@ -105,7 +107,7 @@ class SegmentView {
   // Whether every block of the span is free. Lasting only for who alone may allocate there, or if
   // nobody may.
   bool AllFree(uint32_t head_page, PageWord head) const {
-    const uint32_t count = BlockCount(head);
+    const uint32_t count = BlockCount(head_page, head);
     for (uint32_t i = 0; i < count; ++i) {
       const HoldState state =
           HoldWord(HoldAt(head_page, head, i).load(std::memory_order_acquire)).state();

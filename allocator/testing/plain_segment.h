@@ -36,6 +36,8 @@ class PlainSegmentMemory {
   PlainSegmentMemory& operator=(const PlainSegmentMemory&) = delete;
 
   MemberTable<RealSync>& members() { return members_; }
+  // The tables of the segment, byte by byte.
+  std::span<std::byte> area() const { return area_; }
   SegmentView<RealSync> view() const {
     return SegmentView<RealSync>(area_.data(), payload_.size() / kPageBytes);
   }
@@ -82,14 +84,18 @@ class PlainSegmentMemory {
     const uint64_t limit_bytes_;
   };
 
+  // Between pages that nobody may touch, so that a step outside ends the test.
   std::span<std::byte> Map(uint64_t bytes, uint64_t alignment) {
-    void* address = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE,
-                         MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const uint64_t reserved = bytes + alignment + 2 * kPageBytes;
+    void* address =
+        mmap(nullptr, reserved, PROT_NONE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     HANDOFF_CHECK(address != MAP_FAILED);
-    maps_.emplace_back(address, bytes + alignment);
+    maps_.emplace_back(address, reserved);
     const uintptr_t begin =
-        (reinterpret_cast<uintptr_t>(address) + alignment - 1) / alignment * alignment;
-    return {reinterpret_cast<std::byte*>(begin), bytes};
+        (reinterpret_cast<uintptr_t>(address) + kPageBytes + alignment - 1) / alignment * alignment;
+    auto* const bytes_begin = reinterpret_cast<std::byte*>(begin);
+    HANDOFF_CHECK(mprotect(bytes_begin, bytes, PROT_READ | PROT_WRITE) == 0);
+    return {bytes_begin, bytes};
   }
 
   std::vector<std::pair<void*, uint64_t>> maps_;
