@@ -10,14 +10,16 @@ namespace {
 
 class SegmentAudit {
  public:
-  SegmentAudit(const SegmentView<RealSync>& view, const MemberTable<RealSync>& members)
-      : view_(view), members_(members) {}
+  SegmentAudit(const SegmentView<RealSync>& view, const MemberTable<RealSync>& members,
+               const AuditOptions& options)
+      : view_(view), members_(members), options_(options) {}
 
   std::vector<std::string> Run() {
     const uint32_t backed = view_.backed_pages();
     for (uint32_t page = 0; page < backed;) {
       const PageWord word = view_.LoadPage(page);
       if (!word.IsHead() || word.size_class() != kLargeClass) ExpectNoLargeHold(page);
+      if (!word.IsHead()) ExpectNoSmallHolds(page * kWordsPerPage, (page + 1) * kWordsPerPage);
       if (word.IsHead()) {
         page = Span(page, word, backed);
       } else {
@@ -27,6 +29,9 @@ class SegmentAudit {
         }
         ++page;
       }
+    }
+    if (ownerless_spans_ > 0 && view_.header().ownerless.load(std::memory_order_acquire) == 0) {
+      Problem(ownerless_spans_, " spans have no owner, and no tick looks for them");
     }
     return std::move(problems_);
   }
@@ -40,6 +45,14 @@ class SegmentAudit {
   void ExpectNoLargeHold(uint32_t page) {
     const HoldWord hold = HoldMoves<RealSync>::Load(view_.large_hold(page));
     if (!hold.IsFree()) Problem("page ", page, " has a hold in use but is no block: ", Text(hold));
+  }
+
+  void ExpectNoSmallHolds(BlockId from, BlockId to) {
+    if (!options_.all_small_holds) return;
+    for (BlockId id = from; id < to; ++id) {
+      const HoldWord hold = HoldMoves<RealSync>::Load(view_.small_hold(id));
+      if (!hold.IsFree()) Problem("small hold ", id, " is in use but is no block: ", Text(hold));
+    }
   }
 
   // Looks at the span that begins at `page`; returns the first page behind it.
@@ -74,6 +87,8 @@ class SegmentAudit {
       ++used;
       Hold(page, i, hold);
     }
+    ExpectNoSmallHolds(page * kWordsPerPage + (small ? blocks : 0), (page + pages) * kWordsPerPage);
+    if (head.state() == PageState::kOwnerless) ++ownerless_spans_;
     if (used == 0 && head.state() == PageState::kOwnerless) {
       Problem("span at page ", page, " has neither owner nor blocks");
     }
@@ -112,14 +127,17 @@ class SegmentAudit {
 
   const SegmentView<RealSync> view_;
   const MemberTable<RealSync>& members_;
+  const AuditOptions options_;
+  uint64_t ownerless_spans_ = 0;
   std::vector<std::string> problems_;
 };
 
 }  // namespace
 
 std::vector<std::string> AuditSegment(const SegmentView<RealSync>& view,
-                                      const MemberTable<RealSync>& members) {
-  return SegmentAudit(view, members).Run();
+                                      const MemberTable<RealSync>& members,
+                                      const AuditOptions& options) {
+  return SegmentAudit(view, members, options).Run();
 }
 
 }  // namespace handoff
