@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "allocator/address_range.h"
 #include "allocator/file_system.h"
 #include "base/byte_size.h"
 #include "base/check.h"
@@ -96,45 +97,6 @@ class MappableDescriptor {
 
  private:
   int fd_;
-};
-
-// A range of addresses that nothing else can take, until part of it is mapped over.
-class AddressRange {
- public:
-  AddressRange(uint64_t size_bytes, uint64_t alignment_bytes)
-      : size_bytes_(size_bytes + alignment_bytes) {
-    void* const start =
-        mmap(nullptr, size_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED) {
-      size_bytes_ = 0;
-      return;
-    }
-    start_ = reinterpret_cast<uintptr_t>(start);
-    aligned_ = AlignUp(start_, alignment_bytes).value();
-  }
-  AddressRange(const AddressRange&) = delete;
-  AddressRange& operator=(const AddressRange&) = delete;
-  ~AddressRange() { Unmap(start_, start_ + size_bytes_); }
-
-  bool valid() const { return size_bytes_ != 0; }
-  void* aligned() const { return reinterpret_cast<void*>(aligned_); }
-
-  // Gives up [aligned, aligned + mapped_bytes): something else is mapped there now.
-  void Keep(uint64_t mapped_bytes) {
-    const uintptr_t kept_end = aligned_ + AlignUp(mapped_bytes, PageBytes()).value();
-    Unmap(start_, aligned_);
-    Unmap(kept_end, start_ + size_bytes_);
-    size_bytes_ = 0;
-  }
-
- private:
-  static void Unmap(uintptr_t begin, uintptr_t end) {
-    if (begin < end) munmap(reinterpret_cast<void*>(begin), end - begin);
-  }
-
-  uintptr_t start_ = 0;
-  uintptr_t aligned_ = 0;
-  uint64_t size_bytes_;
 };
 
 // Enters the pages of `bytes` for writing without changing what others write there meanwhile.
@@ -318,7 +280,7 @@ absl::StatusOr<Mapping> Mapping::Map(std::unique_ptr<State> state, const OpenOpt
     const int error = exception.get_native_error();
     return MapError(error != 0 ? error : EINVAL, path, length_bytes);
   }
-  if (range.has_value()) range->Keep(length_bytes);
+  if (range.has_value()) range->Keep(length_bytes, PageBytes());
   state->offset_bytes = options.offset_bytes;
   const std::span<std::byte> bytes(static_cast<std::byte*>(state->region.get_address()),
                                    length_bytes);

@@ -102,8 +102,8 @@ absl::Status Session::Joined::OpenOrMakeManagement() {
     }
   }
   empty = true;
+  management = std::move(found->mapping);
   if (found->state == FoundManagement::State::kUsable) {
-    management = std::move(found->mapping);
     empty = LivingMembers(layout(), management.inode(), *lock).empty();
   }
   if (!empty) {

@@ -16,6 +16,7 @@
 #include "allocator/death_probe.h"
 #include "allocator/session_lock.h"
 #include "base/crash_point.h"
+#include "base/process_id.h"
 #include "control_queue/member_id.h"
 
 namespace handoff {
@@ -62,8 +63,12 @@ absl::StatusOr<FoundManagement> FindManagement(const ObjectNames& names) {
   }
   found.mapping = std::move(mapping).value();
   const ManagementHeader& header = found.layout().header;
-  if (header.lock_inode != LockFileInode(names) || MainSegmentName(header).empty()) return found;
-  found.state = FoundManagement::State::kUsable;
+  if (MainSegmentName(header).empty()) {
+    found.mapping = Mapping();
+    return found;
+  }
+  found.state = header.lock_inode == LockFileInode(names) ? FoundManagement::State::kUsable
+                                                          : FoundManagement::State::kOfAnotherLock;
   return found;
 }
 
@@ -142,6 +147,19 @@ std::vector<LivingMember> LivingMembers(ManagementLayout& management, uint64_t m
     }
   }
   return living;
+}
+
+std::vector<LivingMember> RunningMembers(ManagementLayout& management) {
+  const MemberTable<RealSync> members(management.members);
+  const absl::StatusOr<ProcessId> self = CurrentProcessId();
+  std::vector<LivingMember> running;
+  members.ForEachLive([&](MemberId member) {
+    const MemberIdentity identity = members.Load(member.slot).identity;
+    const bool known = self.ok() && identity.pid_namespace == self->pid_namespace;
+    if (known && !IsRunning(static_cast<pid_t>(identity.pid), identity.start_time)) return;
+    running.push_back({member.slot, identity.pid});
+  });
+  return running;
 }
 
 std::vector<LivingMember> HeldLifeBytes(const LifeLock& lock) {

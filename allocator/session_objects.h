@@ -22,13 +22,14 @@ namespace handoff {
 struct FoundManagement {
   enum class State {
     kMissing,
-    kUnusable,    // half-made, damaged, or of a lock file that was removed
-    kOtherBuild,  // `mismatch` names both sides
+    kUnusable,       // half-made or damaged
+    kOtherBuild,     // `mismatch` names both sides
+    kOfAnotherLock,  // made under a lock file that somebody has removed: no use to a new member
     kUsable,
   };
   State state = State::kMissing;
-  Mapping mapping;            // of the fixed part; only when usable
-  std::string mismatch = "";  // sentence for an error
+  Mapping mapping = {};       // of the fixed part; only in the last two states
+  std::string mismatch = "";  // a sentence for an error
 
   ManagementLayout& layout() const {
     return *reinterpret_cast<ManagementLayout*>(mapping.bytes().data());
@@ -73,6 +74,10 @@ struct LivingMember {
 // the caller is not a member through it.
 std::vector<LivingMember> LivingMembers(ManagementLayout& management, uint64_t management_inode,
                                         const LifeLock& lock);
+
+// Whoever is alive by the rows, where the lock file that they belong to is gone: members whose
+// process runs, or which nothing can be said about. Changes nothing.
+std::vector<LivingMember> RunningMembers(ManagementLayout& management);
 
 // Whoever holds a life byte, where the rows cannot be read.
 std::vector<LivingMember> HeldLifeBytes(const LifeLock& lock);

@@ -1,29 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/session.h"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "allocator/session_lock.h"
+#include "allocator/testing/session_fixture.h"
 #include "allocator/testing/small_tmpfs.h"
 #include "base/testing/child_process.h"
-#include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
 
 namespace handoff {
@@ -35,86 +30,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-constexpr uint64_t kMiB = uint64_t{1} << 20;
-
-// Remembers what it was asked for.
-class RecordingHooks : public MemberHooks {
- public:
-  bool ReclaimMember(MemberId member) override {
-    std::lock_guard lock(mutex_);
-    reclaimed_.push_back(member);
-    return answer;
-  }
-  void Tick() override { ticks.fetch_add(1, std::memory_order_relaxed); }
-  void StopMoves() override { stops.fetch_add(1, std::memory_order_relaxed); }
-
-  std::vector<MemberId> reclaimed() const {
-    std::lock_guard lock(mutex_);
-    return reclaimed_;
-  }
-
-  std::atomic<bool> answer{true};
-  std::atomic<int> ticks{0};
-  std::atomic<int> stops{0};
-
- private:
-  mutable std::mutex mutex_;
-  std::vector<MemberId> reclaimed_;
-};
-
-class SessionTest : public ::testing::Test {
- protected:
-  SessionOptions Options() const {
-    SessionOptions options;
-    options.names.session = test_session_.name();
-    options.names.shm_dir = test_session_.directory();
-    options.main_segment_bytes = kMiB;
-    options.watch_period = absl::Milliseconds(5);
-    return options;
-  }
-
-  std::unique_ptr<Session> Join() const { return Join(Options()); }
-  static std::unique_ptr<Session> Join(const SessionOptions& options) {
-    absl::StatusOr<std::unique_ptr<Session>> session = Session::Join(options);
-    EXPECT_TRUE(session.ok()) << session.status();
-    return session.ok() ? *std::move(session) : nullptr;
-  }
-
-  // A process that joins, runs `body` and waits to be killed.
-  ChildProcess StartMember(const std::function<void(Session&)>& body = [](Session&) {}) const {
-    ProcessSignal joined;
-    ChildProcess child = ChildProcess::Start([&] {
-      const std::unique_ptr<Session> session = Join();
-      if (session == nullptr) return 1;
-      body(*session);
-      joined.Signal();
-      for (;;) pause();
-      return 0;
-    });
-    EXPECT_TRUE(joined.Wait());
-    return child;
-  }
-
-  // Killed, and all its locks given back.
-  static void KillAndReap(ChildProcess child) {
-    child.Kill();
-    EXPECT_EQ(child.Wait(), ChildExit::Signal(SIGKILL));
-  }
-
-  std::vector<std::string> Objects() const {
-    std::vector<std::string> objects;
-    for (const std::string& name : test_session_.Objects()) {
-      objects.push_back(name.substr(test_session_.name().size()));
-    }
-    return objects;
-  }
-
-  std::string Path(const std::string& suffix) const {
-    return test_session_.directory() + "/" + test_session_.name() + suffix;
-  }
-
-  const TestSession test_session_{TestSessionOptions{.own_directory = true}};
-};
+// How a session is made, joined, left and removed, and who may.
+class SessionTest : public SessionFixture {};
 
 TEST_F(SessionTest, MakesItsObjectsAndRemovesThemWhenTheLastMemberLeaves) {
   std::unique_ptr<Session> first = Join();
@@ -404,231 +321,6 @@ TEST_F(SessionTest, ReplacesNothingWhenTwoSessionsLiveSideBySide) {
   one = Join();
   other.reset();
   EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"));
-}
-
-TEST_F(SessionTest, MakesTheForkedChildAStranger) {
-  RecordingHooks hooks;
-  std::unique_ptr<Session> session = Join();
-  session->set_hooks(&hooks);
-  ChildProcess child = ChildProcess::Start([&] {
-    using enum absl::StatusCode;
-    EXPECT_EQ(session->CheckUsable().code(), kFailedPrecondition);
-    EXPECT_THAT(std::string(session->CheckUsable().message()), HasSubstr("forked"));
-    EXPECT_EQ(session->CreateSegment({.id = 1, .size_bytes = kMiB}).status().code(),
-              kFailedPrecondition);
-    EXPECT_EQ(session->OpenSegment(0).status().code(), kFailedPrecondition);
-    EXPECT_EQ(session->RemoveSegment(0).code(), kFailedPrecondition);
-    EXPECT_EQ(session->Leave().code(), kFailedPrecondition);
-    EXPECT_FALSE(session->ReclaimDead());
-    session->set_hooks(nullptr);
-    session.reset();
-    EXPECT_EQ(hooks.stops, 0);
-    EXPECT_NE(Join(), nullptr) << "it may join for itself";
-    return 0;
-  });
-  EXPECT_EQ(child.Wait(), ChildExit::Code(0));
-  EXPECT_TRUE(session->CheckUsable().ok());
-  EXPECT_TRUE(session->members().Alive(session->id()));
-  const int before = hooks.ticks;
-  EXPECT_TRUE(WaitFor([&] { return hooks.ticks > before; })) << "the parent's thread goes on";
-}
-
-TEST_F(SessionTest, IsNotKeptAliveByAForkedChild) {
-  const std::unique_ptr<Session> session = Join();
-  ProcessSignal forked;
-  ProcessSignal end;
-  ProcessSignal ended;
-  ChildProcess member = ChildProcess::Start([&] {
-    const std::unique_ptr<Session> own = Join();
-    if (fork() == 0) {
-      EXPECT_TRUE(end.Wait());
-      ended.Signal();
-      _exit(0);
-    }
-    forked.Signal();
-    for (;;) pause();
-    return 0;
-  });
-  ASSERT_TRUE(forked.Wait());
-  member.Kill();
-  EXPECT_TRUE(WaitFor([&] { return !session->members().Alive({.slot = 2, .epoch = 0}); }));
-  end.Signal();
-  EXPECT_TRUE(ended.Wait());
-}
-
-TEST_F(SessionTest, ReclaimsAKilledMemberAndFreesItsRow) {
-  RecordingHooks hooks;
-  std::vector<SessionNotice::Kind> notices;
-  std::mutex mutex;
-  SessionOptions options = Options();
-  options.on_notice = [&](const SessionNotice& notice) {
-    std::lock_guard lock(mutex);
-    notices.push_back(notice.kind);
-  };
-  const std::unique_ptr<Session> session = Join(options);
-  session->set_hooks(&hooks);
-  ChildProcess member = StartMember();
-  const MemberId victim = {.slot = 2, .epoch = 0};
-  ASSERT_TRUE(session->members().Alive(victim));
-  member.Kill();
-  ASSERT_TRUE(WaitFor([&] { return session->members().Word(2).epoch == 1; }));
-  EXPECT_THAT(hooks.reclaimed(), ElementsAre(victim));
-  EXPECT_EQ(session->members().Word(2).state, MemberState::kFree);
-  std::lock_guard lock(mutex);
-  EXPECT_THAT(notices, ElementsAre(SessionNotice::Kind::kMemberDied));
-}
-
-TEST_F(SessionTest, AsksAgainWhenAMemberCouldNotBeReclaimed) {
-  RecordingHooks hooks;
-  hooks.answer = false;
-  const std::unique_ptr<Session> session = Join();
-  session->set_hooks(&hooks);
-  KillAndReap(StartMember());
-  ASSERT_TRUE(WaitFor([&] { return hooks.reclaimed().size() >= 3; }));
-  EXPECT_EQ(session->members().Word(2).state, MemberState::kDead);
-  hooks.answer = true;
-  EXPECT_TRUE(WaitFor([&] { return session->members().Word(2).state == MemberState::kFree; }));
-}
-
-TEST_F(SessionTest, KeepsTheDeadUntilItHasHooks) {
-  RecordingHooks hooks;
-  const std::unique_ptr<Session> session = Join();
-  KillAndReap(StartMember());
-  ASSERT_TRUE(WaitFor([&] { return session->members().Word(2).state == MemberState::kDead; }));
-  session->set_hooks(&hooks);
-  EXPECT_THAT(hooks.reclaimed(), ElementsAre(MemberId{.slot = 2, .epoch = 0}))
-      << "those dead already, at once";
-  EXPECT_EQ(session->members().Word(2).state, MemberState::kFree);
-}
-
-TEST_F(SessionTest, FreesRowsWithoutHooksWhenToldThatThereAreNone) {
-  const std::unique_ptr<Session> session = Join();
-  session->set_hooks(nullptr);
-  KillAndReap(StartMember());
-  EXPECT_TRUE(WaitFor([&] { return session->members().Word(2).epoch == 1; }));
-}
-
-TEST_F(SessionTest, TakesOverFromAReclaimerThatWasKilled) {
-  RecordingHooks hooks;
-  const std::unique_ptr<Session> session = Join();
-  session->set_hooks(&hooks);
-  ChildProcess victim = StartMember();
-  // The other member marks the victim dead and then stops for ever, as its reclaimer.
-  ASSERT_TRUE(session->members().MarkDead({.slot = 2, .epoch = 0}));
-  EXPECT_TRUE(WaitFor([&] { return session->members().Word(2).epoch == 1; }));
-  EXPECT_THAT(hooks.reclaimed(), ElementsAre(MemberId{.slot = 2, .epoch = 0}));
-}
-
-TEST_F(SessionTest, LooksAtOnceWhenAsked) {
-  SessionOptions options = Options();
-  options.watch_period = absl::Seconds(1);
-  RecordingHooks hooks;
-  const std::unique_ptr<Session> session = Join(options);
-  session->set_hooks(&hooks);
-  EXPECT_FALSE(session->ReclaimDead());
-  ChildProcess member = StartMember();
-  EXPECT_FALSE(session->ReclaimDead());
-  member.Kill();
-  EXPECT_TRUE(WaitFor([&] {
-    session->ReclaimDead();
-    return session->members().Word(2).epoch == 1;
-  }));
-}
-
-TEST_F(SessionTest, StopsMovesOnceBeforeItsRowTurnsDead) {
-  class Hooks : public RecordingHooks {
-   public:
-    void StopMoves() override {
-      RecordingHooks::StopMoves();
-      alive_at_stop = session->members().Alive(session->id());
-    }
-    bool ReclaimMember(MemberId member) override {
-      dead_at_reclaim = session->members().Word(member.slot).state == MemberState::kDead;
-      return RecordingHooks::ReclaimMember(member);
-    }
-    Session* session = nullptr;
-    bool alive_at_stop = false;
-    bool dead_at_reclaim = false;
-  };
-  Hooks hooks;
-  std::unique_ptr<Session> session = Join();
-  hooks.session = session.get();
-  session->set_hooks(&hooks);
-  EXPECT_TRUE(session->Leave().ok());
-  EXPECT_EQ(hooks.stops, 1);
-  EXPECT_TRUE(hooks.alive_at_stop);
-  EXPECT_TRUE(hooks.dead_at_reclaim);
-  EXPECT_THAT(hooks.reclaimed(), ElementsAre(session->id()));
-}
-
-TEST_F(SessionTest, TakesItsLifeLockAgainWhenALibraryHasClosedItsDescriptors) {
-  std::atomic<int> taken_again{0};
-  SessionOptions options = Options();
-  options.on_notice = [&](const SessionNotice& notice) {
-    if (notice.kind == SessionNotice::Kind::kOwnLockTakenAgain) ++taken_again;
-  };
-  const std::unique_ptr<Session> other = Join();
-  ChildProcess child = ChildProcess::Start([&] {
-    std::unique_ptr<Session> session = Join(options);
-    closefrom(3);
-    std::vector<int> foreign;  // somebody else gets the numbers
-    for (int i = 0; i < 32; ++i) foreign.push_back(open("/dev/null", O_RDONLY | O_CLOEXEC));
-    EXPECT_TRUE(WaitFor([&] { return taken_again == 1; }));
-    EXPECT_TRUE(session->CheckUsable().ok());
-    EXPECT_TRUE(session->CreateSegment({.id = 1, .size_bytes = kMiB}).ok());
-    EXPECT_TRUE(session->RemoveSegment(1).ok());
-    session.reset();
-    for (const int fd : foreign) EXPECT_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC) << "still open";
-    return 0;
-  });
-  EXPECT_EQ(child.Wait(), ChildExit::Code(0));
-  EXPECT_TRUE(other->members().Alive(other->id()));
-}
-
-TEST_F(SessionTest, StopsForGoodWhenItWasDeclaredDead) {
-  RecordingHooks hooks;
-  std::atomic<int> lost{0};
-  SessionOptions options = Options();
-  options.on_notice = [&](const SessionNotice& notice) {
-    if (notice.kind == SessionNotice::Kind::kOwnLockLost) ++lost;
-  };
-  std::unique_ptr<Session> session = Join(options);
-  session->set_hooks(&hooks);
-  ASSERT_TRUE(session->members().MarkDead(session->id()));
-  ASSERT_TRUE(WaitFor([&] { return lost == 1; }));
-  EXPECT_EQ(session->CheckUsable().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(session->CheckUsable().message()), HasSubstr("declared dead"));
-  EXPECT_EQ(hooks.stops, 1);
-  EXPECT_TRUE(session->Leave().ok());
-  EXPECT_EQ(hooks.stops, 1);
-  EXPECT_THAT(Objects(), IsEmpty());
-}
-
-TEST_F(SessionTest, ReportsOnceThatItsObjectsWereRemovedAndGoesOn) {
-  std::atomic<int> removed{0};
-  SessionOptions options = Options();
-  options.on_notice = [&](const SessionNotice& notice) {
-    if (notice.kind == SessionNotice::Kind::kObjectsRemoved) ++removed;
-  };
-  RecordingHooks hooks;
-  std::unique_ptr<Session> session = Join(options);
-  session->set_hooks(&hooks);
-  for (const std::string& name : test_session_.Objects()) {
-    std::filesystem::remove(test_session_.directory() + "/" + name);
-  }
-  ASSERT_TRUE(WaitFor([&] { return removed == 1; }));
-  const int before = hooks.ticks;
-  ASSERT_TRUE(WaitFor([&] { return hooks.ticks > before + 3; }));
-  EXPECT_EQ(removed, 1);
-  EXPECT_TRUE(session->CheckUsable().ok());
-  EXPECT_EQ(session->CreateSegment({.id = 1, .size_bytes = kMiB}).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-
-  const std::unique_ptr<Session> next = Join();
-  EXPECT_NE(next->nonce(), session->nonce());
-  EXPECT_TRUE(session->Leave().ok());
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"))
-      << "they are the next session's";
 }
 
 TEST_F(SessionTest, BeginsAnewWhenOnlyTheLockFileOrTheManagementObjectWasRemoved) {
