@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "monitor/snapshot.h"
+
+#include <unistd.h>
+
+#include <fstream>
+
+#include "allocator/member.h"
+#include "base/testing/child_process.h"
+#include "base/testing/test_session.h"
+#include "base/testing/wait_for.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "monitor/report.h"
+#include "nlohmann/json.hpp"
+
+namespace handoff {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+ObjectNames NamesOf(const TestSession& session) {
+  auto names = ObjectNames::Create(
+      {.session = session.name(), .shm_dir = session.directory(), .main_segment = {}});
+  EXPECT_TRUE(names.ok());
+  return *names;
+}
+
+std::unique_ptr<Member> MustJoin(const TestSession& session, const std::string& name) {
+  SessionOptions options;
+  options.names.session = session.name();
+  options.names.shm_dir = session.directory();
+  options.main_segment_bytes = 4 << 20;
+  options.member_name = name;
+  auto member = Member::Join(options);
+  EXPECT_TRUE(member.ok()) << member.status().ToString();
+  return *std::move(member);
+}
+
+TEST(SnapshotTest, ShowsWhatEachMemberHoldsAndHasSent) {
+  TestSession session;
+  auto first = MustJoin(session, "first");
+  auto second = MustJoin(session, "sec\nond");
+  Block block;
+  ASSERT_EQ(first->main_segment().TryAllocate(100000, 64, &block), AllocateResult::kOk);
+  Block small;
+  ASSERT_EQ(second->main_segment().TryAllocate(1000, 64, &small), AllocateResult::kOk);
+  const HoldWord sent = second->main_segment().Mark(small, first->self().slot);
+
+  const auto snapshot = TakeSnapshot(NamesOf(session));
+  ASSERT_TRUE(snapshot.ok()) << snapshot.status().ToString();
+  EXPECT_EQ(snapshot->state, SessionState::kUsable) << snapshot->problem;
+  EXPECT_EQ(snapshot->LivingMembers(), 2u);
+  ASSERT_EQ(snapshot->segments.size(), 1u);
+  const SegmentUsage& usage = snapshot->segments[0].usage;
+  EXPECT_EQ(usage.size_bytes, 4u << 20);
+  EXPECT_EQ(usage.members[first->self().slot].held_bytes, 25u * 4096);
+  EXPECT_EQ(usage.members[second->self().slot].sent_bytes, 1024u);
+  EXPECT_EQ(usage.used_bytes, 25u * 4096 + 1024);
+  EXPECT_EQ(snapshot->objects.size(), session.Objects().size());
+
+  const std::string text = ReportText(*snapshot);
+  EXPECT_THAT(text, HasSubstr("first"));
+  EXPECT_THAT(text, HasSubstr("sec?ond"));
+  EXPECT_THAT(text, HasSubstr("alive"));
+  const auto json = nlohmann::json::parse(ReportJson(*snapshot));
+  EXPECT_EQ(json["members"].size(), 2u);
+  EXPECT_EQ(json["members"][0]["held_bytes"], 25 * 4096);
+  EXPECT_EQ(json["segments"][0]["used_blocks"], 2);
+  EXPECT_EQ(json["segments"][0]["size_bytes"], 4 << 20);
+
+  auto taken = first->main_segment().Accept(small.id, sent.generation(), 0);
+  ASSERT_TRUE(taken.has_value());
+  first->main_segment().Release(*taken);
+  first->main_segment().Release(block);
+}
+
+TEST(SnapshotTest, TellsTheStoppedFromTheDead) {
+  TestSession session;
+  auto member = MustJoin(session, "survivor");
+  ProcessSignal ready;
+  ChildProcess child = ChildProcess::Start([&] {
+    auto other = MustJoin(session, "stopped one");
+    ready.Signal();
+    pause();
+    return 0;
+  });
+  ASSERT_TRUE(ready.Wait());
+  ASSERT_TRUE(child.Stop());
+  auto snapshot = TakeSnapshot(NamesOf(session));
+  ASSERT_TRUE(snapshot.ok());
+  EXPECT_EQ(snapshot->LivingMembers(), 2u);
+  EXPECT_THAT(ReportText(*snapshot), HasSubstr("stopped  "));
+  child.Kill();
+  ASSERT_TRUE(WaitFor([&] {
+    snapshot = TakeSnapshot(NamesOf(session));
+    return snapshot.ok() && snapshot->members.size() == 1;
+  }));
+  EXPECT_THAT(ReportText(*snapshot), Not(HasSubstr("stopped one")));
+}
+
+TEST(SnapshotTest, SaysWhatIsWrongWithASession) {
+  TestSession session;
+  const ObjectNames names = NamesOf(session);
+  auto snapshot = TakeSnapshot(names);
+  ASSERT_TRUE(snapshot.ok());
+  EXPECT_EQ(snapshot->state, SessionState::kAbsent);
+  std::ofstream(names.ManagementPath()) << "half";
+  snapshot = TakeSnapshot(names);
+  ASSERT_TRUE(snapshot.ok());
+  EXPECT_EQ(snapshot->state, SessionState::kHalfMade);
+  EXPECT_FALSE(snapshot->problem.empty());
+  const auto presence = LookForSession(names);
+  ASSERT_TRUE(presence.ok());
+  EXPECT_TRUE(presence->any_object);
+  EXPECT_EQ(presence->living_members, 0u);
+  unlink(names.ManagementPath().c_str());
+}
+
+}  // namespace
+}  // namespace handoff

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "monitor/watch.h"
+
+namespace handoff {
+
+SessionWatch::SessionWatch(absl::Duration timeout, const Clock& clock)
+    : timeout_(timeout), clock_(clock) {}
+
+WatchVerdict SessionWatch::Observe(const SessionPresence& presence) {
+  if (!presence.any_object) {
+    const bool was_there = seen_;
+    seen_ = false;
+    silent_fingerprint_.reset();
+    return was_there ? WatchVerdict::kGone : WatchVerdict::kWait;
+  }
+  seen_ = true;
+  if (presence.living_members > 0) {
+    silent_fingerprint_.reset();
+    return WatchVerdict::kWait;
+  }
+  if (silent_fingerprint_ != presence.fingerprint) {
+    silent_fingerprint_ = presence.fingerprint;
+    silent_since_ns_ = clock_.NowNanoseconds();
+  }
+  const absl::Duration silent = absl::Nanoseconds(clock_.NowNanoseconds() - silent_since_ns_);
+  return silent >= timeout_ ? WatchVerdict::kCleanUp : WatchVerdict::kWait;
+}
+
+}  // namespace handoff
