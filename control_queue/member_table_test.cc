@@ -27,7 +27,7 @@ using ::testing::IsEmpty;
 using Table = MemberTable<RealSync>;
 
 struct alignas(2 * kCacheLineSize) Bytes {
-  std::array<std::byte, Table::BytesNeeded()> bytes = {};
+  std::array<std::byte, Table::BytesNeeded()> bytes;
 };
 
 MemberIdentity Named(const std::string& name) {
