@@ -32,6 +32,9 @@ class Deadline {
   // Never expires.
   static Deadline Infinite() { return Deadline(MonotonicClock(), kNever); }
 
+  // Has expired: for those who do not wait.
+  static Deadline Passed() { return Deadline(MonotonicClock(), INT64_MIN); }
+
   // `limit` from now. Zero or less has expired already; a limit beyond the clock's range never
   // does.
   static Deadline After(absl::Duration limit, const Clock& clock = MonotonicClock());
