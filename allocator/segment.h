@@ -48,6 +48,7 @@ enum class [[nodiscard]] AllocateResult{
     kTooLarge,    // never: larger than the segment, or alignment not a power of two up to
                   // kMaxAlignment
     kFileSystem,  // the file system of the segment is full
+    kUnusable,    // this process is no member: only Transport says so
 };
 
 enum class [[nodiscard]] ShrinkResult{

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_SOCKET_H_
+#define HANDOFF_TRANSPORT_SOCKET_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "base/clock.h"
+#include "base/fork_guard.h"
+#include "transport/address.h"
+#include "transport/carrier.h"
+#include "transport/interruption.h"
+#include "transport/message.h"
+#include "transport/socket_options.h"
+#include "transport/socket_result.h"
+#include "transport/socket_statistics.h"
+
+namespace handoff {
+
+class Transport;
+
+// One end of a channel: sends and receives messages by a pattern. Made by
+// Transport::CreateSocket(), and gone before its transport.
+//
+//   auto socket = transport->CreateSocket(Pattern::kPush);
+//   (*socket)->Bind("ipc:///tmp/frames");
+//   if ((*socket)->Send(std::move(message), Deadline::After(absl::Seconds(1))) !=
+//   SocketResult::kOk) ...
+//
+// One thread at a time uses a socket; any other thread or a signal handler may call Interrupt(),
+// any thread Statistics(). In a forked child the calls fail with kUnusable or kFailedPrecondition.
+class Socket {
+ public:
+  ~Socket();
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+
+  Pattern pattern() const { return pattern_; }
+
+  // Makes the socket reachable at an address (ring://, ipc://, tcp://, inproc://), or reaches out
+  // to one; each any number of times and in either order, but all addresses of a socket are of
+  // rings, or all of ZeroMQ. Connecting does not wait for the other side. tcp://*:* takes a free
+  // port, LastEndpoint() tells which. Failed, nothing has changed. kInvalidArgument: no such
+  // address, or one that this pattern cannot have. kAlreadyExists: another socket is bound there.
+  // kPermissionDenied, kNotFound, kResourceExhausted: the system refuses. kFailedPrecondition:
+  // closed, or forked.
+  absl::Status Bind(std::string_view address);
+  absl::Status Connect(std::string_view address);
+
+  // The address of the last successful call of these, as a peer on this machine would write it;
+  // empty before.
+  std::string LastEndpoint() const;
+
+  // Hands the message over; it is empty afterwards. On every other result the caller still has it.
+  // Waits for a receiver with room until the deadline, but tries at least once.
+  SocketResult Send(Message&& message, const Deadline& deadline) {
+    if (__builtin_expect(!MaySend() || Interrupted(), 0)) return RefuseToSend();
+    return sender_->Send(message, deadline);
+  }
+  SocketResult TrySend(Message&& message) {
+    if (__builtin_expect(!MaySend(), 0)) return RefuseToSend();
+    return sender_->TrySend(message);
+  }
+
+  // Puts the next message into *message. What was in it is released first, whatever the result.
+  // Waits until the deadline, but looks at least once. What a peer sends that is no valid handle is
+  // dropped and counted on the way.
+  SocketResult Receive(Message* message, const Deadline& deadline) {
+    message->Release();
+    if (__builtin_expect(!MayReceive() || Interrupted(), 0)) return RefuseToReceive();
+    return receiver_->Receive(*message, deadline);
+  }
+  SocketResult TryReceive(Message* message) {
+    message->Release();
+    if (__builtin_expect(!MayReceive(), 0)) return RefuseToReceive();
+    return receiver_->TryReceive(*message);
+  }
+
+  // Ends the Send() or Receive() that is under way, or else the next one, with kInterrupted, once.
+  // Any thread, any number of times; async-signal-safe.
+  void Interrupt() noexcept;
+
+  // Any thread.
+  SocketStatistics Statistics() const;
+
+  // Lets go of all addresses; everything later ends with kClosed. Handles that were sent go on, up
+  // to the option `linger`. Again: nothing.
+  void Close();
+
+ private:
+  friend class Transport;
+
+  Socket(Transport& transport, const Interruption& transport_interruption, Pattern pattern,
+         const SocketOptions& options)
+      : transport_(transport),
+        transport_interruption_(transport_interruption),
+        pattern_(pattern),
+        options_(options) {}
+
+  bool MaySend() const { return sender_ != nullptr && !InForkedChild(); }
+  bool MayReceive() const { return receiver_ != nullptr && !InForkedChild(); }
+  bool InForkedChild() const { return ForkGeneration() != fork_generation_; }
+  bool Interrupted() const { return interruption_.raised() || transport_interruption_.raised(); }
+  SocketResult RefuseToSend();
+  SocketResult RefuseToReceive();
+  // Says why not; with no other reason it is an interruption.
+  SocketResult Refuse(bool right_pattern);
+
+  using Attach = absl::Status (internal::Carrier::*)(const Address&);
+  absl::Status AttachTo(std::string_view address, Attach attach);
+  absl::StatusOr<std::unique_ptr<internal::Carrier>> MakeCarrier(Scheme scheme);
+
+  Transport& transport_;
+  const Interruption& transport_interruption_;
+  const Pattern pattern_;
+  const SocketOptions options_;
+  const uint32_t fork_generation_ = ForkGeneration();
+  Interruption interruption_;
+
+  // The carrier in the directions that the pattern has, once there is one and until Close().
+  internal::Carrier* sender_ = nullptr;
+  internal::Carrier* receiver_ = nullptr;
+
+  // The same for other threads. It lives as long as the socket.
+  std::atomic<internal::Carrier*> carrier_{nullptr};
+  std::unique_ptr<internal::Carrier> owned_carrier_;
+  bool is_ring_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_SOCKET_H_

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_SOCKET_OPTIONS_H_
+#define HANDOFF_TRANSPORT_SOCKET_OPTIONS_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+
+namespace handoff {
+
+// What a socket does with messages.
+enum class Pattern {
+  kPush,       // sends each message to one of the connected kPull, in turn, to who has room
+  kPull,       // receives from all connected kPush in turn
+  kPair,       // sends to and receives from exactly one other kPair
+  kRequest,    // sends a request to one of the connected kReply, then receives the reply
+  kReply,      // receives a request, then sends the reply to who asked
+  kPublish,    // sends each message to all connected kSubscribe
+  kSubscribe,  // receives from all connected kPublish
+};
+
+// "PUSH", "PULL", ...
+const char* PatternName(Pattern pattern);
+
+// Whether a socket of this pattern can send, or receive, at all.
+bool PatternSends(Pattern pattern);
+bool PatternReceives(Pattern pattern);
+
+// All of it counts from the next Bind() or Connect() on.
+struct SocketOptions {
+  // High-water marks, in messages, for each peer: so many may wait at the sender, and as many at
+  // the receiver, before a send has to wait. 1 to 1 000 000. On ZeroMQ addresses what the kernel's
+  // buffers hold comes on top of that. Raise them for bursts, lower them to keep less memory under
+  // way.
+  uint32_t send_high_water_mark = 1000;
+  uint32_t receive_high_water_mark = 1000;
+
+  // Kernel buffers of ipc:// and tcp://, in bytes, up to 1 GiB; 0: what the system gives. A handle
+  // takes 58.
+  uint32_t kernel_send_buffer_bytes = 0;
+  uint32_t kernel_receive_buffer_bytes = 0;
+
+  // How long the end of the transport waits for handles that have been sent but not handed to the
+  // system. 0 to 1 hour.
+  absl::Duration linger = absl::Milliseconds(500);
+
+  // Pause before a lost or refused connection is tried again; with every failure it doubles, up to
+  // the second value (zero: stays the same). 1 ms to 1 hour.
+  absl::Duration reconnect_interval = absl::Milliseconds(20);
+  absl::Duration reconnect_interval_max = absl::Seconds(1);
+
+  // kInvalidArgument: names the option, its value and its range.
+  absl::Status Validate() const;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_SOCKET_OPTIONS_H_

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_SOCKET_STATISTICS_H_
+#define HANDOFF_TRANSPORT_SOCKET_STATISTICS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+
+namespace handoff {
+
+// A peer of which something was refused.
+struct RefusedPeer {
+  std::string peer;    // "pid 4711 (uid 1000)", an IP address, or "this process"
+  std::string reason;  // of the first refusal, with both sides named where they differ
+  uint64_t frames = 0;
+};
+
+// A socket since it was made, at about one moment.
+struct SocketStatistics {
+  uint64_t messages_sent = 0;
+  uint64_t bytes_sent = 0;  // of the messages, which nobody copied
+  uint64_t messages_received = 0;
+  uint64_t bytes_received = 0;
+
+  // Time that calls have waited, for room or for a message.
+  absl::Duration send_blocked;
+  absl::Duration receive_blocked;
+
+  // What has come and was dropped.
+  uint64_t foreign_frames = 0;  // handles of another session or build
+  uint64_t bad_frames = 0;      // no handles at all, or ones that make no sense here
+  uint64_t stale_handles = 0;   // their block belongs to somebody else by now
+
+  // Whose those were, at most kMaxRefusedPeers; the frames of further ones are only counted above.
+  static constexpr size_t kMaxRefusedPeers = 64;
+  std::vector<RefusedPeer> refused_peers;
+
+  // Peers at the other end now. Those of inproc:// are not counted.
+  uint32_t connected_peers = 0;
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_SOCKET_STATISTICS_H_

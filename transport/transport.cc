@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/transport.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "allocator/segment_layout.h"
+#include "allocator/size_class.h"
+#include "base/check.h"
+
+namespace handoff {
+
+namespace {
+
+constexpr uint32_t kMaxIoThreads = 16;
+
+absl::Status Validate(const TransportOptions& options) {
+  if (options.io_threads < 1 || options.io_threads > kMaxIoThreads) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "transport option io_threads = ", options.io_threads, ": from 1 to ", kMaxIoThreads));
+  }
+  if (options.segment_size_bytes < kPageBytes || options.segment_size_bytes > kMaxSegmentBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("transport option segment_size_bytes = ", options.segment_size_bytes,
+                     ": from ", kPageBytes, " to ", kMaxSegmentBytes));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> Transport::Open(const TransportOptions& options) {
+  absl::Status status = Validate(options);
+  if (!status.ok()) return status;
+  SessionOptions session;
+  session.names.session = options.session;
+  session.names.shm_dir = options.shm_dir;
+  session.names.main_segment = options.segment_name;
+  session.member_name = options.member_name;
+  session.main_segment_bytes = options.segment_size_bytes;
+  session.join_deadline = options.join_deadline;
+  session.shm_group = options.shm_group;
+  session.on_notice = options.on_notice;
+  absl::StatusOr<std::unique_ptr<Member>> member = Member::Join(std::move(session));
+  if (!member.ok()) return member.status();
+  std::unique_ptr<Transport> transport(new Transport(options, *std::move(member)));
+  status = transport->interruption_.Open();
+  if (!status.ok()) return status;
+  return transport;
+}
+
+Transport::Transport(const TransportOptions& options, std::unique_ptr<Member> member)
+    : session_(options.session),
+      member_(std::move(member)),
+      segment_(member_->main_segment()),
+      zeromq_(options.io_threads) {}
+
+Transport::~Transport() {
+  if (InForkedChild()) return;
+  HANDOFF_CHECK_EQ(open_sockets_.load(std::memory_order_acquire), 0)
+      << "sockets are left when their transport of session " << session_ << " ends";
+}
+
+absl::StatusOr<Message> Transport::Allocate(size_t size_bytes, const AllocateOptions& options) {
+  if (size_bytes == 0) return Message();
+  absl::Status status = Usable();
+  if (!status.ok()) return status;
+  const absl::StatusOr<Block> block =
+      segment_.Allocate(size_bytes, options.alignment, options.deadline, &interruption_.flag());
+  if (!block.ok()) return block.status();
+  return internal::MessageAccess::Make(segment_, *block, size_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<Socket>> Transport::CreateSocket(Pattern pattern,
+                                                                const SocketOptions& options) {
+  absl::Status status = options.Validate();
+  if (status.ok()) status = Usable();
+  if (!status.ok()) return status;
+  std::unique_ptr<Socket> socket(new Socket(*this, interruption_, pattern, options));
+  open_sockets_.fetch_add(1, std::memory_order_acq_rel);
+  status = socket->interruption_.Open();
+  if (!status.ok()) return status;
+  return socket;
+}
+
+void Transport::Interrupt() noexcept {
+  if (!InForkedChild()) interruption_.Raise();
+}
+
+void Transport::Resume() {
+  if (!InForkedChild()) interruption_.Take();
+}
+
+absl::Status Transport::Usable() const {
+  if (InForkedChild()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("session ", session_,
+                     ": this process was forked from a member and is none itself; it can open a "
+                     "transport of its own"));
+  }
+  return member_->Usable();
+}
+
+}  // namespace handoff

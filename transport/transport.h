@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_TRANSPORT_H_
+#define HANDOFF_TRANSPORT_TRANSPORT_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "allocator/member.h"
+#include "allocator/object_names.h"
+#include "allocator/segment.h"
+#include "allocator/segment_usage.h"
+#include "allocator/session.h"
+#include "base/clock.h"
+#include "base/fork_guard.h"
+#include "transport/interruption.h"
+#include "transport/message.h"
+#include "transport/socket.h"
+#include "transport/socket_options.h"
+#include "transport/zeromq_context.h"
+
+namespace handoff {
+
+struct TransportOptions {
+  // Processes that exchange messages are in one session. Up to 200 letters, digits and `_ - . : +
+  // @`. Give programs that have nothing to do with each other different ones.
+  std::string session = kDefaultSession;
+
+  // Name of the main segment's file, where it is not to be <session>_main. Counts for the first
+  // member only.
+  std::string segment_name = "";
+
+  // Size of the main segment, in bytes, where all messages of the session are; 4 KiB to 64 GiB.
+  // Counts for the first member only. It is reserved as it is used, so a large one costs nothing
+  // until then.
+  uint64_t segment_size_bytes = uint64_t{2} << 30;
+
+  // An absolute path, of a memory file system. All members give the same.
+  std::string shm_dir = kDefaultShmDir;
+
+  // Opens the session to the members of this group (name or number), not only to its user.
+  std::string shm_group = "";
+
+  // What the monitor shows for this member, up to 32 bytes; empty: the program's name.
+  std::string member_name = "";
+
+  // How long to wait for another process that joins or leaves at the same time. Positive.
+  absl::Duration join_deadline = absl::Seconds(5);
+
+  // Threads of ZeroMQ, 1 to 16, once a socket has an address of ZeroMQ. One carries millions of
+  // handles a second.
+  uint32_t io_threads = 1;
+
+  // Told of deaths and of damage to the session, as SessionNotice says; by any thread. May be null.
+  std::function<void(const SessionNotice&)> on_notice = nullptr;
+};
+
+struct AllocateOptions {
+  // The address of the message is a multiple of this in every process: a power of two up to 2 MiB.
+  // Less than 64 means 64.
+  size_t alignment = 64;
+
+  // How long to wait for memory when there is none; expired: not at all.
+  Deadline deadline = Deadline::Passed();
+};
+
+// A process's way into a session: makes messages in its memory, and the sockets that carry them.
+//
+//   auto transport = Transport::Open({.session = "camera"});
+//   auto message = (*transport)->Allocate(1 << 20);
+//
+// Any thread may call any function; each socket and message is for one thread at a time. A process
+// may have several transports, also of one session. In a forked child, which is no member, every
+// call fails and says so; the parent is not affected, and the child may open a transport of its
+// own.
+class Transport {
+ public:
+  // Joins the session, or makes it and its main segment. kInvalidArgument: an option.
+  // kPermissionDenied: another user's session, names him. kFailedPrecondition: another build's
+  // session, names both. kResourceExhausted: no room. kDeadlineExceeded: names the process that was
+  // waited for.
+  static absl::StatusOr<std::unique_ptr<Transport>> Open(const TransportOptions& options);
+
+  // Leaves. All its sockets and messages must be gone. What was sent and not received stays with
+  // its receivers; the last one to leave removes everything.
+  ~Transport();
+  Transport(const Transport&) = delete;
+  Transport& operator=(const Transport&) = delete;
+
+  // A message of `size_bytes`, not initialised. Zero: the empty message.
+  // kInvalidArgument: never possible, with the limits. kResourceExhausted: no memory until the
+  // deadline, with what was asked, what is free, the largest free block and who holds most; or the
+  // file system is full, with its name. kCancelled: Interrupt(). kFailedPrecondition: Usable() says
+  // why.
+  absl::StatusOr<Message> Allocate(size_t size_bytes, const AllocateOptions& options = {});
+
+  // The same without waiting and without words, for the path of a message. What was in *message is
+  // released first, whatever the result.
+  AllocateResult TryAllocate(size_t size_bytes, Message* message, size_t alignment = 64) {
+    message->Release();
+    if (__builtin_expect(InForkedChild(), 0)) return AllocateResult::kUnusable;
+    if (__builtin_expect(size_bytes == 0, 0)) return AllocateResult::kOk;
+    Block block;
+    const AllocateResult result = segment_.TryAllocate(size_bytes, alignment, &block);
+    if (result == AllocateResult::kOk) {
+      internal::MessageAccess::Fill(message, segment_, block, size_bytes);
+    }
+    return result;
+  }
+
+  // kInvalidArgument: an option. kResourceExhausted: no descriptors left. kFailedPrecondition:
+  // Usable() says why.
+  absl::StatusOr<std::unique_ptr<Socket>> CreateSocket(Pattern pattern,
+                                                       const SocketOptions& options = {});
+
+  // Ends every wait of this transport, in Allocate() and in its sockets, with kCancelled or
+  // kInterrupted, and those that would begin before Resume(). Any thread; Interrupt() is
+  // async-signal-safe.
+  void Interrupt() noexcept;
+  void Resume();
+
+  // OK unless this is a forked child, or this member has lost its life lock for good.
+  absl::Status Usable() const;
+
+  const std::string& session() const { return session_; }
+
+  // What is in use of the main segment, and by whom. Looks at every block: not for the path of a
+  // message.
+  SegmentUsage Usage() const { return segment_.Usage(); }
+
+ private:
+  friend class Socket;
+
+  Transport(const TransportOptions& options, std::unique_ptr<Member> member);
+
+  bool InForkedChild() const { return ForkGeneration() != fork_generation_; }
+
+  const std::string session_;
+  const uint32_t fork_generation_ = ForkGeneration();
+  const std::unique_ptr<Member> member_;
+  Segment& segment_;
+  Interruption interruption_;
+  internal::ZeromqContext zeromq_;
+  std::atomic<int> open_sockets_{0};
+};
+
+}  // namespace handoff
+
+#endif  // HANDOFF_TRANSPORT_TRANSPORT_H_

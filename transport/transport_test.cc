@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/transport.h"
+
+#include <signal.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/testing/child_process.h"
+#include "base/testing/wait_for.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "transport/testing/session_fixture.h"
+
+namespace handoff {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class TransportTest : public SessionFixture {};
+
+TEST_F(TransportTest, MakesASessionAndLeavesNothingBehind) {
+  {
+    auto transport = OpenTransport();
+    EXPECT_EQ(transport->session(), session_.name());
+    EXPECT_FALSE(session_.Objects().empty());
+    auto second = OpenTransport();
+  }
+  EXPECT_TRUE(session_.Objects().empty());
+}
+
+TEST_F(TransportTest, NamesTheOptionThatItRefuses) {
+  TransportOptions options = Options();
+  options.io_threads = 0;
+  EXPECT_THAT(std::string(Transport::Open(options).status().message()),
+              HasSubstr("io_threads = 0: from 1 to 16"));
+  options = Options();
+  options.segment_size_bytes = 100;
+  EXPECT_THAT(std::string(Transport::Open(options).status().message()),
+              HasSubstr("segment_size_bytes = 100: from 4096 to"));
+  options = Options();
+  options.session = "no/name";
+  EXPECT_EQ(Transport::Open(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TransportTest, AllocatesMessagesOfEverySizeAndAlignment) {
+  auto transport = OpenTransport();
+  for (const size_t alignment : {1, 64, 4096, 1 << 21}) {
+    for (const size_t size : {1, 1000, 70'000, 5 << 20}) {
+      auto message = transport->Allocate(size, {.alignment = alignment});
+      ASSERT_TRUE(message.ok()) << message.status().ToString();
+      EXPECT_EQ(message->size(), size);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(message->data()) % alignment, 0u);
+    }
+  }
+  EXPECT_EQ(transport->Usage().used_blocks, 0u);
+}
+
+TEST_F(TransportTest, GivesTheEmptyMessageForNoBytes) {
+  auto transport = OpenTransport();
+  auto message = transport->Allocate(0);
+  ASSERT_TRUE(message.ok());
+  EXPECT_TRUE(message->empty());
+  Message tried = Filled(*transport, 10, 1);
+  EXPECT_EQ(transport->TryAllocate(0, &tried), AllocateResult::kOk);
+  EXPECT_TRUE(tried.empty());
+  EXPECT_EQ(transport->Usage().used_blocks, 0u);
+}
+
+TEST_F(TransportTest, TriesIntoAMessageWhoseContentItReleasesFirst) {
+  auto transport = OpenTransport();
+  Message message;
+  ASSERT_EQ(transport->TryAllocate(kSegmentBytes, &message), AllocateResult::kOk);
+  ASSERT_EQ(transport->TryAllocate(kSegmentBytes, &message), AllocateResult::kOk);
+  EXPECT_EQ(message.size(), kSegmentBytes);
+  EXPECT_EQ(transport->TryAllocate(kSegmentBytes + 1, &message), AllocateResult::kTooLarge);
+  EXPECT_TRUE(message.empty());
+  EXPECT_EQ(transport->TryAllocate(10, &message, 96), AllocateResult::kTooLarge);
+}
+
+TEST_F(TransportTest, SaysWhatIsMissingWhenTheSegmentIsFull) {
+  auto transport = OpenTransport();
+  const Message most = Filled(*transport, 48 << 20, 1);
+  auto message = transport->Allocate(32 << 20);
+  ASSERT_EQ(message.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(message.status().message()),
+              AllOf(HasSubstr("requested 32 MiB"), HasSubstr("16 MiB"), HasSubstr("48 MiB")));
+  Message tried;
+  EXPECT_EQ(transport->TryAllocate(32 << 20, &tried), AllocateResult::kFull);
+}
+
+TEST_F(TransportTest, WaitsForMemoryThatAnotherMemberReleases) {
+  auto transport = OpenTransport();
+  auto other = OpenTransport();
+  Message most = Filled(*other, 48 << 20, 1);
+  std::thread releaser([&] { most.Release(); });
+  auto message = transport->Allocate(32 << 20, {.deadline = Soon()});
+  releaser.join();
+  EXPECT_TRUE(message.ok()) << message.status().ToString();
+}
+
+TEST_F(TransportTest, StopsWaitingForMemoryAtTheDeadlineAndWhenInterrupted) {
+  auto transport = OpenTransport();
+  const Message most = Filled(*transport, 48 << 20, 1);
+  EXPECT_EQ(transport->Allocate(32 << 20, {.deadline = Deadline::After(absl::Milliseconds(20))})
+                .status()
+                .code(),
+            absl::StatusCode::kResourceExhausted);
+  std::thread interrupter([&] { transport->Interrupt(); });
+  EXPECT_EQ(transport->Allocate(32 << 20, {.deadline = Deadline::Infinite()}).status().code(),
+            absl::StatusCode::kCancelled);
+  interrupter.join();
+  transport->Resume();
+  EXPECT_TRUE(transport->Allocate(1 << 20, {.deadline = Soon()}).ok());
+}
+
+TEST_F(TransportTest, GetsTheMemoryOfAKilledMemberBack) {
+  auto transport = OpenTransport();
+  ProcessSignal ready;
+  ChildProcess child = ChildProcess::Start([&] {
+    auto mine = OpenTransport();
+    const Message most = Filled(*mine, 48 << 20, 1);
+    ready.Signal();
+    while (true) absl::SleepFor(absl::Hours(1));
+    return 0;
+  });
+  ASSERT_TRUE(ready.Wait());
+  EXPECT_FALSE(transport->Allocate(32 << 20).ok());
+  child.Kill();
+  auto message = transport->Allocate(32 << 20, {.deadline = Soon()});
+  EXPECT_TRUE(message.ok()) << message.status().ToString();
+}
+
+TEST_F(TransportTest, AllocatesFromManyThreadsAtOnce) {
+  auto transport = OpenTransport();
+  std::vector<std::thread> threads;
+  for (uint64_t seed = 0; seed < 4; ++seed) {
+    threads.emplace_back([&, seed] {
+      for (int i = 0; i < 2000; ++i) {
+        const Message message = Filled(*transport, 1 + static_cast<size_t>(i) * 7 % 5000, seed);
+        ASSERT_TRUE(IsFilled(message, message.size(), seed));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(transport->Usage().used_blocks, 0u);
+}
+
+TEST_F(TransportTest, FailsClearlyInAForkedChildWhichMayOpenItsOwn) {
+  auto transport = OpenTransport();
+  ChildProcess child = ChildProcess::Start([&] {
+    Message message;
+    EXPECT_EQ(transport->TryAllocate(10, &message), AllocateResult::kUnusable);
+    const absl::Status refused = transport->Allocate(10).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("forked"));
+    EXPECT_EQ(transport->Usable().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(transport->CreateSocket(Pattern::kPush).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    transport->Interrupt();
+    auto own = OpenTransport();
+    EXPECT_TRUE(own->Allocate(10).ok());
+    own.reset();
+    transport.reset();
+    return 0;
+  });
+  ASSERT_EQ(child.Wait(), ChildExit::Code(0));
+  EXPECT_TRUE(transport->Usable().ok());
+  EXPECT_TRUE(transport->Allocate(10).ok());
+}
+
+TEST_F(TransportTest, StopsTheProgramWhenASocketOutlivesIt) {
+  ChildProcess child = ChildProcess::Start([&] {
+    auto own = OpenTransport();
+    auto own_socket = own->CreateSocket(Pattern::kPush);
+    own.reset();
+    return 0;
+  });
+  EXPECT_EQ(child.Wait(), ChildExit::Signal(SIGABRT));
+  ExpectSegmentWhole();  // and cleans up
+}
+
+}  // namespace
+}  // namespace handoff

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_ZEROMQ_PEERS_H_
+#define HANDOFF_TRANSPORT_ZEROMQ_PEERS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+
+namespace handoff::internal {
+
+// Counts the peers of one ZeroMQ socket, from the events that ZeroMQ reports about it. Those of
+// inproc:// are not reported.
+class ZeromqPeers {
+ public:
+  // Before the socket is bound or connected. `context` is that of `socket`; both outlive this
+  // object, unless Stop() was called. kResourceExhausted: no descriptors left.
+  static absl::StatusOr<std::unique_ptr<ZeromqPeers>> Watch(void* context, void* socket);
+  ~ZeromqPeers();
+  ZeromqPeers(const ZeromqPeers&) = delete;
+  ZeromqPeers& operator=(const ZeromqPeers&) = delete;
+
+  // Those that are connected now. Any thread. Called now and then by whoever waits, too: ZeroMQ
+  // keeps what it has to report until somebody asks.
+  uint32_t Count();
+
+  // Before the socket is closed, by the thread that uses it. Then there are no peers.
+  void Stop();
+
+ private:
+  ZeromqPeers(void* socket, void* events) : socket_(socket), events_(events) {}
+
+  void Handle(uint16_t event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  void* const socket_;
+  absl::Mutex mutex_;
+  void* events_ ABSL_GUARDED_BY(mutex_);  // where the reports come; null once stopped
+  int64_t connected_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace handoff::internal
+
+#endif  // HANDOFF_TRANSPORT_ZEROMQ_PEERS_H_
