@@ -46,6 +46,12 @@ class Message {
   // Bytes that the memory has room for; at least size().
   size_t capacity() const { return size_ == 0 ? 0 : block_.size_bytes; }
 
+  // Where the bytes begin in their segment, the same in every process: shows that nobody has copied
+  // them. 0 if empty.
+  uint64_t segment_offset() const {
+    return size_ == 0 ? 0 : static_cast<uint64_t>(block_.data - segment_->payload());
+  }
+
   // nullptr if empty. At a different address in every process.
   const std::byte* data() const { return size_ == 0 ? nullptr : block_.data; }
   std::span<const std::byte> bytes() const { return {data(), size_}; }
