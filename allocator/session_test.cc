@@ -11,7 +11,6 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "allocator/session_lock.h"
@@ -341,25 +340,6 @@ TEST_F(SessionTest, DoesNotRemoveAForeignFileThatHasTheNameOfItsMainSegment) {
   EXPECT_EQ(Session::Join(options).status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_THAT(Objects(), ElementsAre("_precious"));
   std::filesystem::remove(Path("_precious"));
-}
-
-TEST_F(SessionTest, ServesManyThreadsAtOnce) {
-  const std::unique_ptr<Session> session = Join();
-  session->set_hooks(nullptr);
-  std::vector<std::thread> threads;
-  for (uint32_t i = 1; i <= 4; ++i) {
-    threads.emplace_back([&, i] {
-      for (int round = 0; round < 10; ++round) {
-        EXPECT_TRUE(session->CreateSegment({.id = i, .size_bytes = kMiB}).ok());
-        EXPECT_TRUE(session->OpenSegment(i).ok());
-        session->ReclaimDead();
-        EXPECT_TRUE(session->EnsureArea(AreaKind::kRingTable, kMiB, 4096).ok());
-        EXPECT_TRUE(session->RemoveSegment(i).ok());
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(session->Segments().size(), 1u);
 }
 
 }  // namespace
