@@ -234,3 +234,6 @@ HANDOFF_WRAP(void, WaitForCount, "_ZN4absl7debian315BlockingCounter4WaitEv",
   RealWaitForCount(counter);
   Entered(counter);
 }
+
+// Abseil's search for deadlocks keeps its graph under a lock of its own.
+extern "C" const char* __tsan_default_suppressions() { return "race:GraphCycles\n"; }
