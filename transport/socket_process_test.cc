@@ -124,7 +124,11 @@ TEST_F(SocketProcessTest, LosesNothingAndKeepsTheOrderOverAHundredThousandMessag
   });
   Message message;
   for (uint64_t i = 0; i < kMessages; ++i) {
-    ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk) << i;
+    ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk)
+        << i << ", stale " << pull->Statistics().stale_handles << ", bad "
+        << pull->Statistics().bad_frames << ", peers " << pull->Statistics().connected_peers
+        << ", of nobody " << transport->Usage().nobodys_blocks << ", used "
+        << transport->Usage().used_blocks;
     uint64_t number;
     ASSERT_EQ(message.size(), size_of(i));
     std::memcpy(&number, message.data(), sizeof(number));

@@ -233,6 +233,7 @@ SocketResult ZeromqCarrier::TrySend(Message& message) {
 }
 
 SocketResult ZeromqCarrier::SendFrame(const std::array<std::byte, Handle::kBytes>& bytes) {
+  if (__builtin_expect(peers_->TakeLoss(), 0)) ReadyEvents();
   for (bool looked = false;;) {
     if (zmq_send(socket_, bytes.data(), bytes.size(), ZMQ_DONTWAIT) >= 0) {  // step 4
       return SocketResult::kOk;

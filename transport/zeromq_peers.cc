@@ -81,6 +81,7 @@ void ZeromqPeers::Handle(uint16_t event) {
     ++connected_;
   } else if (event == ZMQ_EVENT_DISCONNECTED) {
     --connected_;
+    lost_.store(true, std::memory_order_relaxed);
   }
 }
 

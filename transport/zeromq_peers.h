@@ -2,6 +2,7 @@
 #ifndef HANDOFF_TRANSPORT_ZEROMQ_PEERS_H_
 #define HANDOFF_TRANSPORT_ZEROMQ_PEERS_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -27,6 +28,13 @@ class ZeromqPeers {
   // keeps what it has to report until somebody asks.
   uint32_t Count();
 
+  // Whether Count() has learned of a peer's end since this was asked last. The socket may not know
+  // it yet and take messages for that peer, until it has looked at what other threads have told it.
+  bool TakeLoss() {
+    return lost_.load(std::memory_order_relaxed) &&
+           lost_.exchange(false, std::memory_order_relaxed);
+  }
+
   // Before the socket is closed, by the thread that uses it. Then there are no peers.
   void Stop();
 
@@ -39,6 +47,7 @@ class ZeromqPeers {
   absl::Mutex mutex_;
   void* events_ ABSL_GUARDED_BY(mutex_);  // where the reports come; null once stopped
   int64_t connected_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::atomic<bool> lost_{false};
 };
 
 }  // namespace handoff::internal

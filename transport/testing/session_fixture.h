@@ -35,12 +35,19 @@ class SessionFixture : public ::testing::Test {
   std::unique_ptr<Transport> OpenTransport() const { return OpenTransport(Options()); }
   static std::unique_ptr<Transport> OpenTransport(const TransportOptions& options);
 
+  // A machine under load takes its time: what was sent is not given up before the test is.
+  static SocketOptions PatientOptions() {
+    SocketOptions options;
+    options.linger = absl::Seconds(5);
+    return options;
+  }
+
   static std::unique_ptr<Socket> Bind(Transport& transport, Pattern pattern,
                                       const std::string& address,
-                                      const SocketOptions& options = {});
+                                      const SocketOptions& options = PatientOptions());
   static std::unique_ptr<Socket> Connect(Transport& transport, Pattern pattern,
                                          const std::string& address,
-                                         const SocketOptions& options = {});
+                                         const SocketOptions& options = PatientOptions());
 
   // An address that nobody else uses, without a file.
   std::string Address(std::string_view name = "a") const;
