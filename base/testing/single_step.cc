@@ -219,6 +219,13 @@ StepResult StepAndKill(TracedChild& child, uint64_t steps, uint64_t k) {
   return result;
 }
 
+// Runs at full speed to the anchor of instruction `k`. Returns how many instructions those were.
+uint64_t Jump(TracedChild& child, const InstructionTrace& trace, uint64_t k) {
+  if (child.ended()) return 0;
+  const uint64_t anchor = trace[std::min<uint64_t>(k, trace.size() - 1)].anchor;
+  return anchor != 0 && child.RunTo(trace[anchor].address) ? anchor : 0;
+}
+
 // Some virtual machines accept a breakpoint and never report it. Asked once.
 bool HardwareBreakpointsWork() {
   static const bool work = [] {
@@ -246,6 +253,21 @@ uint64_t CountInstructions(const SteppedOperation& stepped) {
   return result.finished ? result.steps : 0;
 }
 
+uint64_t WatchInstructions(const SteppedOperation& stepped,
+                           const std::function<void(uint64_t)>& look) {
+  TracedChild child(stepped);
+  uint64_t steps = 0;
+  while (!child.ended()) {
+    look(steps);
+    if (child.finished()) {
+      child.RunToEnd();
+      return steps;
+    }
+    if (child.Step()) ++steps;
+  }
+  return 0;
+}
+
 InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
   InstructionTrace trace;
   std::unordered_set<uint64_t> reached;
@@ -266,12 +288,22 @@ StepResult JumpAndKillAfter(const SteppedOperation& stepped, const InstructionTr
                             uint64_t k) {
   const bool can_jump = !trace.empty() && HardwareBreakpointsWork();
   TracedChild child(stepped);
-  uint64_t steps = 0;
-  if (can_jump && !child.ended()) {
-    const uint64_t anchor = trace[std::min<uint64_t>(k, trace.size() - 1)].anchor;
-    if (anchor != 0 && child.RunTo(trace[anchor].address)) steps = anchor;
+  return StepAndKill(child, can_jump ? Jump(child, trace, k) : 0, k);
+}
+
+StepResult JumpAndPauseAfter(const SteppedOperation& stepped, const InstructionTrace& trace,
+                             uint64_t k, const std::function<void()>& meanwhile) {
+  const bool can_jump = !trace.empty() && HardwareBreakpointsWork();
+  TracedChild child(stepped);
+  StepResult result = StepAndKill(child, can_jump ? Jump(child, trace, k) : 0, k);
+  if (result.killed) {
+    result.killed = false;
+    result.paused = true;
+    meanwhile();
+    child.RunToEnd();
+    result.finished = child.finished();
   }
-  return StepAndKill(child, steps, k);
+  return result;
 }
 
 }  // namespace handoff

@@ -39,6 +39,7 @@ struct SteppedOperation {
 
 struct StepResult {
   bool killed = false;    // after exactly the instructions asked for, within the operation
+  bool paused = false;    // the same, for a child that then went on
   bool finished = false;  // the operation was through before; the child left by _exit()
   uint64_t steps = 0;     // instructions of the operation that the child has run
   // Neither: the child ended before, and the running test has failed.
@@ -51,6 +52,12 @@ StepResult RunAndKillAfter(const SteppedOperation& stepped, uint64_t k);
 // RunAndKillAfter() reports `finished`, if it takes the same path every time. 0 if the child ended
 // before, and the running test has failed.
 uint64_t CountInstructions(const SteppedOperation& stepped);
+
+// Runs the operation to its end. Before its first instruction, after each and at the end calls
+// `look` with the number of instructions so far, while the child stands still. So a test can see
+// what a kill at any point would leave, in one run. Returns like CountInstructions().
+uint64_t WatchInstructions(const SteppedOperation& stepped,
+                           const std::function<void(uint64_t)>& look);
 
 // One instruction of one run of an operation.
 struct TracedInstruction {
@@ -73,6 +80,11 @@ InstructionTrace TraceInstructions(const SteppedOperation& stepped);
 // processors than x86-64, some virtual machines).
 StepResult JumpAndKillAfter(const SteppedOperation& stepped, const InstructionTrace& trace,
                             uint64_t k);
+
+// Does not kill the child there but lets it stand still while `meanwhile` runs in the caller, and
+// then go on to its end.
+StepResult JumpAndPauseAfter(const SteppedOperation& stepped, const InstructionTrace& trace,
+                             uint64_t k, const std::function<void()>& meanwhile);
 
 }  // namespace handoff
 

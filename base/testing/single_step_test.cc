@@ -19,6 +19,7 @@
 #include <new>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "base/testing/child_process.h"
 
@@ -222,6 +223,38 @@ TEST_F(SingleStepTest, LetsOtherThreadsRunUntilTheKill) {
   EXPECT_GT(shared_->words[0].load(std::memory_order_relaxed), 0u)
       << "the thread did not run beside the stepped one";
   EXPECT_EQ(::kill(shared_->pid.load(std::memory_order_relaxed), 0), -1) << "not reaped";
+}
+
+TEST_F(SingleStepTest, ShowsWhatAKillAtEachInstructionWouldLeave) {
+  const SteppedOperation fill = FillWords();
+  std::vector<int> filled;
+  const uint64_t count = WatchInstructions(fill, [&](uint64_t k) {
+    ASSERT_EQ(k, filled.size());
+    filled.push_back(FilledWords());
+  });
+  EXPECT_EQ(count, CountInstructions(fill));
+  ASSERT_EQ(filled.size(), count + 1);
+  for (uint64_t k = 0; k < count; ++k) {
+    ASSERT_TRUE(RunAndKillAfter(fill, k).killed);
+    ASSERT_EQ(FilledWords(), filled[k]) << k;
+  }
+}
+
+TEST_F(SingleStepTest, PausesAfterAnyInstructionAndGoesOn) {
+  const SteppedOperation fill = FillWords();
+  const InstructionTrace trace = TraceInstructions(fill);
+  int filled_before = 0;
+  for (uint64_t k = 0; k < trace.size(); ++k) {
+    bool called = false;
+    const StepResult result = JumpAndPauseAfter(fill, trace, k, [&] {
+      called = true;
+      const int filled = FilledWords();
+      EXPECT_TRUE(filled == filled_before || filled == filled_before + 1) << k;
+      filled_before = filled;
+    });
+    ASSERT_TRUE(called && result.paused && result.finished && !result.killed) << k;
+    ASSERT_EQ(FilledWords(), static_cast<int>(shared_->words.size()));
+  }
 }
 
 TEST_F(SingleStepTest, DeliversSignalsAndStepsTheirHandlers) {
