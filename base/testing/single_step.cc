@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "base/testing/child_process.h"
@@ -102,8 +102,9 @@ class TracedChild {
   // Runs one instruction. False: the child has ended instead.
   bool Step() { return ResumeUntilTrap(PTRACE_SINGLESTEP); }
 
-  // Runs to `address`. False: there is no breakpoint to be had, and nothing was run.
-  bool RunTo(uint64_t address);
+  // Runs until `address` has been reached for the `visit`-th time from here. False: there is no
+  // breakpoint to be had, and nothing was run.
+  bool RunTo(uint64_t address, uint64_t visit);
 
   // Lets the child go on to its end.
   void RunToEnd();
@@ -193,9 +194,15 @@ bool TracedChild::ResumeUntilTrap(__ptrace_request request) {
   return WaitForTrap(request);
 }
 
-bool TracedChild::RunTo(uint64_t address) {
+bool TracedChild::RunTo(uint64_t address, uint64_t visit) {
+  // The start itself is not stopped at.
+  if (program_counter() == address && --visit == 0) return true;
   if (!SetBreakpoint(pid_, address)) return false;
-  if (ResumeUntilTrap(PTRACE_CONT)) ClearBreakpoint(pid_);
+  // The kernel sees to it that an instruction does not stop again when the child goes on from it.
+  for (; visit > 0; --visit) {
+    if (!ResumeUntilTrap(PTRACE_CONT)) return true;
+  }
+  ClearBreakpoint(pid_);
   return true;
 }
 
@@ -223,7 +230,7 @@ StepResult StepAndKill(TracedChild& child, uint64_t steps, uint64_t k) {
 uint64_t Jump(TracedChild& child, const InstructionTrace& trace, uint64_t k) {
   if (child.ended()) return 0;
   const uint64_t anchor = trace[std::min<uint64_t>(k, trace.size() - 1)].anchor;
-  return anchor != 0 && child.RunTo(trace[anchor].address) ? anchor : 0;
+  return anchor != 0 && child.RunTo(trace[anchor].address, trace[anchor].visit) ? anchor : 0;
 }
 
 // Some virtual machines accept a breakpoint and never report it. Asked once.
@@ -235,7 +242,7 @@ bool HardwareBreakpointsWork() {
     if (trace.empty()) return false;
     TracedChild child(stepped);
     const uint64_t middle = trace[trace.size() / 2].address;
-    return !child.ended() && child.RunTo(middle) && !child.ended() &&
+    return !child.ended() && child.RunTo(middle, 1) && !child.ended() &&
            child.program_counter() == middle;
   }();
   return work;
@@ -270,13 +277,18 @@ uint64_t WatchInstructions(const SteppedOperation& stepped,
 
 InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
   InstructionTrace trace;
-  std::unordered_set<uint64_t> reached;
+  std::unordered_map<uint64_t, uint64_t> visits;
   TracedChild child(stepped);
+  // Stops on the way from the start to instruction k by way of j: visit(j) + k - j.
+  uint64_t anchor = 0;
+  const auto stops = [&](uint64_t j) { return static_cast<int64_t>(trace[j].visit - j); };
   while (!child.ended() && !child.finished()) {
     const uint64_t address = child.program_counter();
-    const uint64_t index = trace.size();
-    const bool is_new = reached.insert(address).second;
-    trace.push_back({.address = address, .anchor = is_new ? index : trace.back().anchor});
+    // A further turn of a repeated instruction: a breakpoint does not stop there.
+    const bool is_turn = !trace.empty() && trace.back().address == address;
+    trace.push_back({.address = address, .visit = is_turn ? visits[address] : ++visits[address]});
+    if (!is_turn && stops(trace.size() - 1) <= stops(anchor)) anchor = trace.size() - 1;
+    trace.back().anchor = anchor;
     child.Step();
   }
   if (!child.finished()) return {};

@@ -62,7 +62,9 @@ uint64_t WatchInstructions(const SteppedOperation& stepped,
 // One instruction of one run of an operation.
 struct TracedInstruction {
   uint64_t address = 0;
-  // Index of the last instruction up to this one whose address had not been reached before.
+  uint64_t visit = 0;  // how often the address has been reached by then, this time included
+  // Index of the instruction up to this one from which it is reached with the fewest stops: a
+  // breakpoint there stops the child at every visit before, and from there on it is stepped.
   uint64_t anchor = 0;
 };
 
@@ -73,11 +75,10 @@ using InstructionTrace = std::vector<TracedInstruction>;
 // this operation.
 InstructionTrace TraceInstructions(const SteppedOperation& stepped);
 
-// Like RunAndKillAfter(), but runs at full speed to a hardware breakpoint at the instruction's
-// anchor and steps from there: not at all outside of loops. So trying every `k` takes linear, not
-// quadratic time. If the operation does not follow the trace, it may be killed elsewhere or finish;
-// `steps` is then wrong. Steps from the start where there is no hardware breakpoint (other
-// processors than x86-64, some virtual machines).
+// Like RunAndKillAfter(), but runs to the instruction's anchor by a hardware breakpoint and steps
+// from there: not at all outside of loops, and little inside. If the operation does not follow the
+// trace, it may be killed elsewhere or finish; `steps` is then wrong. Steps from the start where
+// there is no hardware breakpoint (other processors than x86-64, some virtual machines).
 StepResult JumpAndKillAfter(const SteppedOperation& stepped, const InstructionTrace& trace,
                             uint64_t k);
 

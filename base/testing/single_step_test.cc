@@ -15,6 +15,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <new>
 #include <thread>
@@ -148,15 +149,46 @@ TEST_F(SingleStepTest, JumpsToTheSameInstructionAsBySteps) {
   }
 }
 
-TEST_F(SingleStepTest, AnchorsInstructionsAtTheLastNewAddress) {
-  const InstructionTrace trace = TraceInstructions(FillWords());
-  ASSERT_FALSE(trace.empty());
-  EXPECT_EQ(trace[0].anchor, 0u);
-  for (uint64_t i = 1; i < trace.size(); ++i) {
-    bool reached_before = false;
-    for (uint64_t j = 0; j < i; ++j) reached_before |= trace[j].address == trace[i].address;
-    EXPECT_EQ(trace[i].anchor, reached_before ? trace[i - 1].anchor : i);
+// Fills the words eight times each, in two loops, with a repeated instruction in the outer one.
+SteppedOperation FillInTwoLoops(Shared* shared) {
+  return {.setup = [] {},
+          .operation =
+              [shared] {
+                for (std::atomic<uint64_t>& word : shared->words) {
+                  std::array<char, 16> bytes;
+                  std::memset(bytes.data(), 1, bytes.size());
+#ifdef __x86_64__
+                  void* to = bytes.data();
+                  uint64_t left = 7;
+                  asm volatile("rep stosb" : "+D"(to), "+c"(left) : "a"(0) : "memory");
+#endif
+                  for (uint64_t i = 1; i <= 8; ++i) word.store(i, std::memory_order_relaxed);
+                }
+              }};
+}
+
+TEST_F(SingleStepTest, JumpsIntoLoopsWithFewStops) {
+  const SteppedOperation fill = FillInTwoLoops(shared_);
+  const InstructionTrace trace = TraceInstructions(fill);
+  ASSERT_GT(trace.size(), 200u);
+  uint64_t sum_before = 0;
+  for (uint64_t k = 0; k < trace.size(); ++k) {
+    const TracedInstruction& anchor = trace[trace[k].anchor];
+    EXPECT_LE(trace[k].anchor, k);
+    EXPECT_LE(anchor.visit + (k - trace[k].anchor), 50u) << k << " of " << trace.size();
+    Clear();
+    const StepResult result = JumpAndKillAfter(fill, trace, k);
+    ASSERT_TRUE(result.killed) << k;
+    ASSERT_EQ(result.steps, k);
+    uint64_t sum = 0;
+    for (const std::atomic<uint64_t>& word : shared_->words) {
+      sum += word.load(std::memory_order_relaxed);
+    }
+    // One store more, or none.
+    ASSERT_TRUE(sum == sum_before || sum == sum_before + 1) << k;
+    sum_before = sum;
   }
+  EXPECT_EQ(sum_before, 8 * shared_->words.size());
 }
 
 TEST_F(SingleStepTest, RunsSystemCallsAsOneInstruction) {
