@@ -80,6 +80,7 @@ class Segment {
 
   uint32_t id() const { return id_; }
   uint32_t row() const { return row_; }
+  MemberId self() const { return self_; }
   const std::string& name() const { return name_; }
   uint64_t size_bytes() const { return view_.page_count() * kPageBytes; }
   const SegmentView<RealSync>& view() const { return view_; }

@@ -38,6 +38,8 @@ class PlainSegmentMemory {
   MemberTable<RealSync>& members() { return members_; }
   // The tables of the segment, byte by byte.
   std::span<std::byte> area() const { return area_; }
+  // The member table.
+  std::span<std::byte> rows() const { return rows_; }
   SegmentView<RealSync> view() const {
     return SegmentView<RealSync>(area_.data(), payload_.size() / kPageBytes);
   }

@@ -260,22 +260,8 @@ uint64_t CountInstructions(const SteppedOperation& stepped) {
   return result.finished ? result.steps : 0;
 }
 
-uint64_t WatchInstructions(const SteppedOperation& stepped,
-                           const std::function<void(uint64_t)>& look) {
-  TracedChild child(stepped);
-  uint64_t steps = 0;
-  while (!child.ended()) {
-    look(steps);
-    if (child.finished()) {
-      child.RunToEnd();
-      return steps;
-    }
-    if (child.Step()) ++steps;
-  }
-  return 0;
-}
-
-InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
+InstructionTrace TraceInstructions(const SteppedOperation& stepped,
+                                   const std::function<void(uint64_t)>& look) {
   InstructionTrace trace;
   std::unordered_map<uint64_t, uint64_t> visits;
   TracedChild child(stepped);
@@ -283,6 +269,7 @@ InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
   uint64_t anchor = 0;
   const auto stops = [&](uint64_t j) { return static_cast<int64_t>(trace[j].visit - j); };
   while (!child.ended() && !child.finished()) {
+    look(trace.size());
     const uint64_t address = child.program_counter();
     // A further turn of a repeated instruction: a breakpoint does not stop there.
     const bool is_turn = !trace.empty() && trace.back().address == address;
@@ -292,7 +279,10 @@ InstructionTrace TraceInstructions(const SteppedOperation& stepped) {
     child.Step();
   }
   if (!child.finished()) return {};
-  if (!child.ended()) child.RunToEnd();
+  if (!child.ended()) {
+    look(trace.size());
+    child.RunToEnd();
+  }
   return trace;
 }
 

@@ -53,12 +53,6 @@ StepResult RunAndKillAfter(const SteppedOperation& stepped, uint64_t k);
 // before, and the running test has failed.
 uint64_t CountInstructions(const SteppedOperation& stepped);
 
-// Runs the operation to its end. Before its first instruction, after each and at the end calls
-// `look` with the number of instructions so far, while the child stands still. So a test can see
-// what a kill at any point would leave, in one run. Returns like CountInstructions().
-uint64_t WatchInstructions(const SteppedOperation& stepped,
-                           const std::function<void(uint64_t)>& look);
-
 // One instruction of one run of an operation.
 struct TracedInstruction {
   uint64_t address = 0;
@@ -72,8 +66,11 @@ struct TracedInstruction {
 using InstructionTrace = std::vector<TracedInstruction>;
 
 // Like CountInstructions(), which is the size of what is returned. Valid in this process and for
-// this operation.
-InstructionTrace TraceInstructions(const SteppedOperation& stepped);
+// this operation. Before the first instruction, after each and at the end calls `look` with the
+// number of instructions so far, while the child stands still: so a test can see what a kill at any
+// point would leave, in one run.
+InstructionTrace TraceInstructions(
+    const SteppedOperation& stepped, const std::function<void(uint64_t)>& look = [](uint64_t) {});
 
 // Like RunAndKillAfter(), but runs to the instruction's anchor by a hardware breakpoint and steps
 // from there: not at all outside of loops, and little inside. If the operation does not follow the

@@ -260,10 +260,11 @@ TEST_F(SingleStepTest, LetsOtherThreadsRunUntilTheKill) {
 TEST_F(SingleStepTest, ShowsWhatAKillAtEachInstructionWouldLeave) {
   const SteppedOperation fill = FillWords();
   std::vector<int> filled;
-  const uint64_t count = WatchInstructions(fill, [&](uint64_t k) {
+  const InstructionTrace trace = TraceInstructions(fill, [&](uint64_t k) {
     ASSERT_EQ(k, filled.size());
     filled.push_back(FilledWords());
   });
+  const uint64_t count = trace.size();
   EXPECT_EQ(count, CountInstructions(fill));
   ASSERT_EQ(filled.size(), count + 1);
   for (uint64_t k = 0; k < count; ++k) {

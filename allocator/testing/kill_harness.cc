@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "allocator/testing/kill_harness.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string_view>
+
+#include "base/check.h"
+#include "base/crash_point.h"
+#include "base/testing/child_process.h"
+
+namespace handoff {
+
+namespace {
+
+SteppedOperation SteppedOf(KillStage& stage) {
+  return {.setup = [&stage] { stage.SetUpVictim(); }, .operation = [&stage] { stage.Operate(); }};
+}
+
+// A copy of what a stage shares.
+class Snapshot {
+ public:
+  // False: nothing has changed since the last time.
+  bool Take(KillStage& stage) {
+    const std::vector<std::span<std::byte>> areas = stage.SharedMemory();
+    HANDOFF_CHECK(!areas.empty());
+    bool changed = copies_.size() != areas.size();
+    copies_.resize(areas.size());
+    for (size_t i = 0; i < areas.size(); ++i) {
+      std::vector<std::byte>& copy = copies_[i];
+      if (copy.size() == areas[i].size() &&
+          std::memcmp(copy.data(), areas[i].data(), copy.size()) == 0) {
+        continue;
+      }
+      copy.assign(areas[i].begin(), areas[i].end());
+      changed = true;
+    }
+    return changed;
+  }
+
+  void PutUnder(KillStage& stage) const {
+    const std::vector<std::span<std::byte>> areas = stage.SharedMemory();
+    HANDOFF_CHECK_EQ(areas.size(), copies_.size());
+    for (size_t i = 0; i < areas.size(); ++i) {
+      HANDOFF_CHECK_EQ(areas[i].size(), copies_[i].size());
+      // Only what differs, so that the rest takes no memory.
+      constexpr size_t kStep = 4096;
+      for (size_t at = 0; at < areas[i].size(); at += kStep) {
+        const size_t length = std::min(kStep, areas[i].size() - at);
+        if (std::memcmp(areas[i].data() + at, copies_[i].data() + at, length) != 0) {
+          std::memcpy(areas[i].data() + at, copies_[i].data() + at, length);
+        }
+      }
+    }
+  }
+
+ private:
+  std::vector<std::vector<std::byte>> copies_;
+};
+
+// The crash points that an operation passes, as its process tells them.
+class PassedPoints {
+ public:
+  struct Point {
+    std::array<char, kMaxCrashPointNameLength + 1> name;
+    uint64_t times;
+  };
+
+  PassedPoints() {
+    void* const memory =
+        ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    HANDOFF_CHECK(memory != MAP_FAILED);
+    points_ = static_cast<Point*>(memory);
+  }
+  ~PassedPoints() { ::munmap(points_, kBytes); }
+  PassedPoints(const PassedPoints&) = delete;
+  PassedPoints& operator=(const PassedPoints&) = delete;
+
+  void Tell() {
+    const auto passed = CrashPointsPassed();
+    for (size_t i = 0; i < std::min(passed.size(), kMaxPoints); ++i) {
+      passed[i].first.copy(points_[i].name.data(), kMaxCrashPointNameLength);
+      points_[i].times = passed[i].second;
+    }
+  }
+  std::span<const Point> Told() const {
+    size_t count = 0;
+    while (count < kMaxPoints && points_[count].times > 0) ++count;
+    return {points_, count};
+  }
+
+ private:
+  static constexpr size_t kMaxPoints = 200;
+  static constexpr size_t kBytes = kMaxPoints * sizeof(Point);
+
+  Point* points_;
+};
+
+// Has `run` disturb the operation after about `count` of its instructions, on a stage for each.
+template <class Run>
+KillReport TryInstructions(const KillStageFactory& make, uint64_t count,
+                           InstructionTrace* known_trace, const char* what, Run run) {
+  InstructionTrace& trace = *known_trace;
+  if (trace.empty()) trace = TraceInstructions(SteppedOf(*make()));
+  KillReport report{.kill_points = trace.size()};
+  const KillSample sample = SampleOf(trace.size(), count);
+  for (uint64_t k = sample.first; k < trace.size(); k += sample.every) {
+    const std::unique_ptr<KillStage> stage = make();
+    run(*stage, trace, k);
+    stage->ExpectWhole();
+    ++report.tried;
+    if (::testing::Test::HasFailure()) {
+      ADD_FAILURE() << what << " after " << k << " of " << trace.size() << " instructions";
+      break;
+    }
+  }
+  return report;
+}
+
+}  // namespace
+
+KillSample SampleOf(uint64_t kill_points, uint64_t count) {
+  const char* const all = std::getenv("HANDOFF_KILL_EVERY_INSTRUCTION");
+  if (all != nullptr && std::string_view(all) == "1") return {};
+  const uint64_t every = std::max<uint64_t>(1, kill_points / std::max<uint64_t>(1, count));
+  return {.every = every, .first = std::random_device()() % every};
+}
+
+KillReport ExpectWholeAfterEveryStore(const KillStageFactory& make, InstructionTrace* trace) {
+  KillReport report;
+  const std::unique_ptr<KillStage> watched = make();
+  Snapshot snapshot;
+  *trace = TraceInstructions(SteppedOf(*watched), [&](uint64_t k) {
+    if (::testing::Test::HasFailure() || !snapshot.Take(*watched)) return;
+    const std::unique_ptr<KillStage> stage = make();
+    snapshot.PutUnder(*stage);
+    stage->ExpectWhole();
+    ++report.tried;
+    if (::testing::Test::HasFailure()) ADD_FAILURE() << "killed after " << k << " instructions";
+  });
+  report.kill_points = trace->size();
+  return report;
+}
+
+KillReport ExpectWholeAfterKills(const KillStageFactory& make, uint64_t count,
+                                 InstructionTrace* trace) {
+  return TryInstructions(make, count, trace, "killed",
+                         [](KillStage& stage, const InstructionTrace& known, uint64_t k) {
+                           JumpAndKillAfter(SteppedOf(stage), known, k);
+                         });
+}
+
+KillReport ExpectWholeAfterStops(const KillStageFactory& make, uint64_t count,
+                                 InstructionTrace* trace) {
+  return TryInstructions(make, count, trace, "stopped",
+                         [](KillStage& stage, const InstructionTrace& known, uint64_t k) {
+                           JumpAndPauseAfter(SteppedOf(stage), known, k,
+                                             [&stage] { stage.UseWhileStopped(); });
+                         });
+}
+
+KillReport ExpectWholeAfterCrashPoints(const KillStageFactory& make, uint64_t most_times) {
+  KillReport report;
+  if (!kCrashPointsCompiledIn) return report;
+  PassedPoints passed;
+  {
+    const std::unique_ptr<KillStage> stage = make();
+    ChildProcess child = ChildProcess::Start([&] {
+      stage->SetUpVictim();
+      CountCrashPoints();
+      stage->Operate();
+      passed.Tell();
+      return 0;
+    });
+    EXPECT_EQ(child.Wait(), ChildExit::Code(0));
+    stage->ExpectWhole();
+  }
+  for (const PassedPoints::Point& point : passed.Told()) {
+    report.kill_points += point.times;
+    for (uint64_t nth = 1; nth <= std::min(point.times, most_times); ++nth) {
+      const std::unique_ptr<KillStage> stage = make();
+      ChildProcess child = ChildProcess::Start([&] {
+        stage->SetUpVictim();
+        ArmCrashPoint(point.name.data(), nth);
+        stage->Operate();
+        return 0;
+      });
+      EXPECT_EQ(child.Wait(), ChildExit::Signal(SIGKILL));
+      stage->ExpectWhole();
+      ++report.tried;
+      if (::testing::Test::HasFailure()) {
+        ADD_FAILURE() << "killed at HANDOFF_CRASH_AT=" << point.name.data() << ":" << nth;
+        return report;
+      }
+    }
+  }
+  return report;
+}
+
+}  // namespace handoff

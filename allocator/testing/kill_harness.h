@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_ALLOCATOR_TESTING_KILL_HARNESS_H_
+#define HANDOFF_ALLOCATOR_TESTING_KILL_HARNESS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/testing/single_step.h"
+
+namespace handoff {
+
+// One operation of a process that dies in the middle of it, and those who live on. Made anew for
+// each kill, in the test's process; the victim is a forked child of it.
+class KillStage {
+ public:
+  virtual ~KillStage() = default;
+
+  // In the child: all that comes before the operation, and the operation.
+  virtual void SetUpVictim() = 0;
+  virtual void Operate() = 0;
+
+  // All memory by which the child may be noticed after its death, which then says everything that
+  // is left of it. Empty if there is more: locks, files, processes. Then only real kills will do.
+  virtual std::vector<std::span<std::byte>> SharedMemory() { return {}; }
+
+  // While the child stands still in the middle of its operation: what others do, and that it does
+  // not harm the child.
+  virtual void UseWhileStopped() {}
+
+  // After the death of the child, in the test's process: reclaims, and expects that nothing is lost
+  // and everything works.
+  virtual void ExpectWhole() = 0;
+};
+
+// Makes the stage of one operation, in the same state every time.
+using KillStageFactory = std::function<std::unique_ptr<KillStage>()>;
+
+struct KillReport {
+  uint64_t kill_points = 0;  // instructions of the operation, or passes of crash points
+  uint64_t tried = 0;        // stages on which ExpectWhole() was called
+};
+
+// Which of many kill points are tried: every `every`-th from a random one on. 1: all.
+struct KillSample {
+  uint64_t every = 1;
+  uint64_t first = 0;
+};
+// About `count` of `kill_points`, or all if HANDOFF_KILL_EVERY_INSTRUCTION is defined to 1 in the
+// environment. The start is random and printed with a failure.
+KillSample SampleOf(uint64_t kill_points, uint64_t count);
+
+// The functions below stop at the first failure, which says where the child was killed. Those that
+// take a trace need that of the operation; where it is empty, they make it.
+
+// Steps once through the operation. After each instruction that has changed the shared memory, a
+// copy of it is put under a stage of its own: what a kill there leaves, without a kill. So all kill
+// points are covered by one run. Needs SharedMemory().
+KillReport ExpectWholeAfterEveryStore(const KillStageFactory& make, InstructionTrace* trace);
+
+// The same with real kills, after about `count` of the instructions.
+KillReport ExpectWholeAfterKills(const KillStageFactory& make, uint64_t count,
+                                 InstructionTrace* trace);
+
+// Kills at every named crash point that the operation passes, each time that it passes it, at most
+// `most_times` for each name. Nothing where crash points are not compiled in.
+KillReport ExpectWholeAfterCrashPoints(const KillStageFactory& make, uint64_t most_times);
+
+// Lets the child stand still after about `count` of its instructions, calls UseWhileStopped(), lets
+// the child end its operation, and then die.
+KillReport ExpectWholeAfterStops(const KillStageFactory& make, uint64_t count,
+                                 InstructionTrace* trace);
+
+}  // namespace handoff
+
+#endif  // HANDOFF_ALLOCATOR_TESTING_KILL_HARNESS_H_
