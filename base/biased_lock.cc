@@ -5,23 +5,22 @@
 
 #include "base/barrier.h"
 #include "base/sanitizer.h"
-#include "base/sync.h"
 
 namespace handoff {
 
 namespace {
 
-bool FencesNeeded() {
-  static const bool needed = kThreadSanitizer || !RegisterForRareSideBarrier();
-  return needed;
+// Whether the owner may rely on the barrier of the others.
+bool HasBarrier() {
+  static const bool has_barrier = !kThreadSanitizer && RegisterForRareSideBarrier();
+  return has_barrier;
 }
 
 }  // namespace
 
-BiasedLock::BiasedLock() : fences_(FencesNeeded()) {}
+BiasedLock::BiasedLock() : wanted_(HasBarrier() ? 0 : 1) {}
 
 void BiasedLock::OwnerLockSlowly() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  busy_.store(0, std::memory_order_release);
   mutex_.Lock();
   owner_has_mutex_ = true;
 }
@@ -33,17 +32,14 @@ void BiasedLock::OwnerUnlockSlowly() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 
 void BiasedLock::OtherLock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   mutex_.Lock();
+  if (!HasBarrier()) return;
   wanted_.store(1, std::memory_order_relaxed);
-  if (fences_) {
-    RealSync::FullFence();
-  } else {
-    (void)RareSideBarrier();
-  }
+  (void)RareSideBarrier();
   while (busy_.load(std::memory_order_acquire) != 0) sched_yield();
 }
 
 void BiasedLock::OtherUnlock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  wanted_.store(0, std::memory_order_release);
+  if (HasBarrier()) wanted_.store(0, std::memory_order_release);
   mutex_.Unlock();
 }
 

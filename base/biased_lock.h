@@ -19,9 +19,9 @@ namespace handoff {
 //   (acquire). It has
 //      the lock, until wanted := 0 (release) and `mutex` is released.
 //   3. owner that sees wanted = 1: busy := 0, waits for `mutex`, takes it for itself.
-// Of 1 and 2 at least one sees the other's store. Where the kernel refuses the barrier, both use
-// full fences. The owner may hand its role to another thread, if it synchronizes with it. Not
-// recursive.
+// Of 1 and 2 at least one sees the other's store. Where the kernel refuses the barrier, `wanted` is
+// always 1, so that all take `mutex`. The owner may hand its role to another thread, if it
+// synchronizes with it. Not recursive.
 class ABSL_LOCKABLE BiasedLock {
  public:
   BiasedLock();
@@ -29,21 +29,26 @@ class ABSL_LOCKABLE BiasedLock {
   BiasedLock& operator=(const BiasedLock&) = delete;
 
   void OwnerLock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
-    busy_.store(1, std::memory_order_relaxed);
-    if (fences_) {
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-    } else {
-      std::atomic_signal_fence(std::memory_order_seq_cst);
-    }
-    if (__builtin_expect(wanted_.load(std::memory_order_acquire) != 0, 0)) OwnerLockSlowly();
+    if (__builtin_expect(!OwnerTryLock(), 0)) OwnerLockSlowly();
   }
   void OwnerUnlock() ABSL_UNLOCK_FUNCTION() {
     if (__builtin_expect(owner_has_mutex_, 0)) {
       OwnerUnlockSlowly();
       return;
     }
-    busy_.store(0, std::memory_order_release);
+    OwnerUnlockQuickly();
   }
+
+  // The same without a call, for the shortest of paths: false while another wants the lock. Ends
+  // with OwnerUnlockQuickly().
+  [[nodiscard]] bool OwnerTryLock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
+    busy_.store(1, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (__builtin_expect(wanted_.load(std::memory_order_acquire) == 0, 1)) return true;
+    busy_.store(0, std::memory_order_release);
+    return false;
+  }
+  void OwnerUnlockQuickly() ABSL_UNLOCK_FUNCTION() { busy_.store(0, std::memory_order_release); }
 
   void OtherLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
   void OtherUnlock() ABSL_UNLOCK_FUNCTION();
@@ -53,9 +58,8 @@ class ABSL_LOCKABLE BiasedLock {
   void OwnerUnlockSlowly();
 
   std::atomic<uint32_t> busy_{0};
-  std::atomic<uint32_t> wanted_{0};
+  std::atomic<uint32_t> wanted_;
   bool owner_has_mutex_ = false;  // read and written by the owner only
-  bool fences_;
   absl::Mutex mutex_;
 };
 
