@@ -2,7 +2,9 @@
 #ifndef HANDOFF_TRANSPORT_CARRIER_H_
 #define HANDOFF_TRANSPORT_CARRIER_H_
 
+#include <span>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "allocator/member.h"
@@ -55,6 +57,11 @@ class Carrier {
   // Fills `message`, which is empty. What makes no sense is dropped and counted on the way.
   virtual SocketResult TryReceive(Message& message) = 0;
   virtual SocketResult Receive(Message& message, const Deadline& deadline) = 0;
+
+  // The same for several messages as one, all or nothing. With no deadline they never wait.
+  // `parts` of a send are 1 to kMaxParts; those of a receive are added to the vector.
+  virtual SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) = 0;
+  virtual SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) = 0;
 
   // Any thread or signal handler, after an interruption was raised: ends the wait that is under
   // way, where that takes more than the descriptors of the interruptions.

@@ -1,16 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/message.h"
 
+#include <cstring>
+
+#include "allocator/member.h"
+
 namespace handoff {
 
 void Message::ReleaseBlock() {
   size_ = 0;
   if (__builtin_expect(segment_->InForkedChild(), 0)) return;
-  segment_->Release(block_);
+  if (member_ != nullptr) {
+    member_->Release(Reference{block_.id, reference_index_, block_.hold});
+  } else {
+    segment_->Release(block_);
+  }
+}
+
+bool Message::CopyToOwn() {
+  if (segment_->InForkedChild()) return false;
+  Block copy;
+  if (segment_->TryAllocate(size_, kBlockAlignment, &copy) != AllocateResult::kOk) return false;
+  std::memcpy(copy.data, block_.data, size_);
+  member_->Release(Reference{block_.id, reference_index_, block_.hold});
+  member_ = nullptr;
+  block_ = copy;
+  return true;
 }
 
 ShrinkResult Message::Shrink(size_t size_bytes) {
   if (size_bytes > size_) return ShrinkResult::kLarger;
+  if (shared() && size_bytes != 0) return ShrinkResult::kShared;
   if (size_bytes == size_) return ShrinkResult::kOk;
   if (size_bytes == 0) {
     Release();

@@ -8,17 +8,21 @@
 #include <utility>
 
 #include "allocator/block.h"
+#include "allocator/hold.h"
 #include "allocator/segment.h"
 
 namespace handoff {
+
+class Member;
 
 namespace internal {
 class MessageAccess;
 }  // namespace internal
 
-// One message: a block in shared memory that this object owns, or no bytes at all, which is a valid
-// message, too. Made by Transport::Allocate() or Socket::Receive(); moves, and is never copied.
-// Gives its memory back when it is destroyed.
+// One message: a block in shared memory that this object owns, or a reference to one that others
+// refer to as well, or no bytes at all, which is a valid message, too. Made by
+// Transport::Allocate() or Socket::Receive(); moves, and is never copied. Gives its memory back
+// when it is destroyed.
 //
 // For one thread at a time; threads may hand it on. Must be gone before its Transport. In a forked
 // child an inherited message may be read, but its memory stays the parent's whatever the child
@@ -28,12 +32,18 @@ class Message {
   // The empty message.
   Message() = default;
   Message(Message&& other) noexcept
-      : segment_(other.segment_), block_(other.block_), size_(std::exchange(other.size_, 0)) {}
+      : segment_(other.segment_),
+        member_(other.member_),
+        block_(other.block_),
+        reference_index_(other.reference_index_),
+        size_(std::exchange(other.size_, 0)) {}
   Message& operator=(Message&& other) noexcept {
     if (this != &other) {
       Release();
       segment_ = other.segment_;
+      member_ = other.member_;
       block_ = other.block_;
+      reference_index_ = other.reference_index_;
       size_ = std::exchange(other.size_, 0);
     }
     return *this;
@@ -56,8 +66,17 @@ class Message {
   const std::byte* data() const { return size_ == 0 ? nullptr : block_.data; }
   std::span<const std::byte> bytes() const { return {data(), size_}; }
 
-  // The same bytes, to be written, also in a message that was received.
-  std::span<std::byte> mutable_bytes() { return {size_ == 0 ? nullptr : block_.data, size_}; }
+  // Others refer to the same bytes, in this process or in another, or did when it was received:
+  // nobody may write them.
+  bool shared() const { return size_ != 0 && member_ != nullptr; }
+
+  // The bytes to be written, also in a message that was received. Those of a shared message are
+  // copied first, without waiting: into a block of its own, and the message is not shared any more.
+  // Empty if there is no memory for that; then nothing was changed.
+  std::span<std::byte> mutable_bytes() {
+    if (__builtin_expect(shared(), 0) && !CopyToOwn()) return {};
+    return {size_ == 0 ? nullptr : block_.data, size_};
+  }
 
   // Uses only the first `size_bytes` from now on, and gives back the pages of a large message that
   // are not needed for them, at once. Zero empties it. kLarger: more than size(), nothing was
@@ -76,10 +95,14 @@ class Message {
       : segment_(&segment), block_(block), size_(size_bytes) {}
 
   void ReleaseBlock();
+  bool CopyToOwn();
 
-  // Of no meaning while size_ is zero.
+  // Of no meaning while size_ is zero. A reference has a member; `block_` then has the bytes, and
+  // the reference in the place of the block: its row as id, its hold as hold.
   Segment* segment_ = nullptr;
+  Member* member_ = nullptr;
   Block block_;
+  uint32_t reference_index_ = 0;
   size_t size_ = 0;
 };
 static_assert(sizeof(Message) <= 64);
@@ -96,9 +119,23 @@ class MessageAccess {
   // The same into an empty message.
   static void Fill(Message* message, Segment& segment, const Block& block, size_t size_bytes) {
     message->segment_ = &segment;
+    message->member_ = nullptr;
     message->block_ = block;
     message->size_ = size_bytes;
   }
+  // A reference that `member` holds, `index` of group `view.id`, under `view.hold`, into an empty
+  // message; `view` has the bytes that it stands for.
+  static void FillShared(Message* message, Member& member, Segment& segment, const Block& view,
+                         uint32_t index, size_t size_bytes) {
+    message->segment_ = &segment;
+    message->member_ = &member;
+    message->block_ = view;
+    message->reference_index_ = index;
+    message->size_ = size_bytes;
+  }
+  // Of a shared message.
+  static uint32_t reference_index(const Message& message) { return message.reference_index_; }
+  static const Member* member(const Message& message) { return message.member_; }
 
   // Of a message that is not empty.
   static Segment& segment(const Message& message) { return *message.segment_; }

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "allocator/bundle.h"
+#include "transport/ring_carrier.h"
 #include "transport/transport.h"
 #include "transport/zeromq_carrier.h"
 
@@ -62,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Carrier>> Socket::MakeCarrier(Scheme scheme) {
                                          .options = options_};
   switch (scheme) {
     case Scheme::kRing:
-      return absl::UnimplementedError("addresses of ring:// are not served by this build");
+      return internal::MakeRingCarrier(context);
     case Scheme::kIpc:
     case Scheme::kTcp:
     case Scheme::kInproc:
@@ -73,6 +75,18 @@ absl::StatusOr<std::unique_ptr<Carrier>> Socket::MakeCarrier(Scheme scheme) {
 
 std::string Socket::LastEndpoint() const {
   return owned_carrier_ == nullptr ? "" : owned_carrier_->LastEndpoint();
+}
+
+SocketResult Socket::SendManyParts(std::span<Message> parts, const Deadline* deadline) {
+  if (!MaySend() || (deadline != nullptr && Interrupted())) return RefuseToSend();
+  if (parts.empty() || parts.size() > kMaxParts) return SocketResult::kPartCount;
+  return sender_->SendParts(parts, deadline);
+}
+
+SocketResult Socket::ReceiveManyParts(std::vector<Message>* parts, const Deadline* deadline) {
+  parts->clear();
+  if (!MayReceive() || (deadline != nullptr && Interrupted())) return RefuseToReceive();
+  return receiver_->ReceiveParts(*parts, deadline);
 }
 
 SocketResult Socket::RefuseToSend() { return Refuse(PatternSends(pattern_)); }

@@ -5,8 +5,10 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
@@ -80,6 +82,23 @@ class Socket {
     return receiver_->TryReceive(*message);
   }
 
+  // Hands several messages over as one: all are empty afterwards, or none was changed but that some
+  // may be shared now. 1 to kMaxParts; several of them on ring:// addresses only.
+  SocketResult SendParts(std::span<Message> parts, const Deadline& deadline) {
+    return SendManyParts(parts, &deadline);
+  }
+  SocketResult TrySendParts(std::span<Message> parts) { return SendManyParts(parts, nullptr); }
+
+  // The parts of the next message, in order; what was in *parts is released first. A message that
+  // was not sent in parts is one part. Receive() gives the parts of such a message one after the
+  // other.
+  SocketResult ReceiveParts(std::vector<Message>* parts, const Deadline& deadline) {
+    return ReceiveManyParts(parts, &deadline);
+  }
+  SocketResult TryReceiveParts(std::vector<Message>* parts) {
+    return ReceiveManyParts(parts, nullptr);
+  }
+
   // Ends the Send() or Receive() that is under way, or else the next one, with kInterrupted, once.
   // Any thread, any number of times; async-signal-safe.
   void Interrupt() noexcept;
@@ -105,6 +124,8 @@ class Socket {
   bool MayReceive() const { return receiver_ != nullptr && !InForkedChild(); }
   bool InForkedChild() const { return ForkGeneration() != fork_generation_; }
   bool Interrupted() const { return interruption_.raised() || transport_interruption_.raised(); }
+  SocketResult SendManyParts(std::span<Message> parts, const Deadline* deadline);
+  SocketResult ReceiveManyParts(std::vector<Message>* parts, const Deadline* deadline);
   SocketResult RefuseToSend();
   SocketResult RefuseToReceive();
   // Says why not; with no other reason it is an interruption.

@@ -66,6 +66,7 @@ absl::Status SocketOptions::Validate() const {
         CheckNumber("kernel_receive_buffer_bytes", kernel_receive_buffer_bytes, 0,
                     kMaxKernelBufferBytes),
         CheckDuration("linger", linger, absl::ZeroDuration()),
+        CheckDuration("spin", spin, absl::ZeroDuration()),
         CheckDuration("reconnect_interval", reconnect_interval, absl::Milliseconds(1)),
         CheckDuration("reconnect_interval_max", longest_pause, absl::Milliseconds(1))}) {
     if (!status.ok()) return status;

@@ -3,6 +3,8 @@
 #define HANDOFF_TRANSPORT_SOCKET_OPTIONS_H_
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -27,6 +29,13 @@ const char* PatternName(Pattern pattern);
 bool PatternSends(Pattern pattern);
 bool PatternReceives(Pattern pattern);
 
+// What a subscriber wants of a publisher when it has as many messages waiting as it wants.
+enum class SlowPolicy : uint8_t {
+  kBlock = 0,       // the publisher waits
+  kDropNewest = 1,  // what does not fit is not sent to it
+  kDropOldest = 2,  // the oldest that it has not taken makes room
+};
+
 // All of it counts from the next Bind() or Connect() on.
 struct SocketOptions {
   // High-water marks, in messages, for each peer: so many may wait at the sender, and as many at
@@ -49,6 +58,19 @@ struct SocketOptions {
   // the second value (zero: stays the same). 1 ms to 1 hour.
   absl::Duration reconnect_interval = absl::Milliseconds(20);
   absl::Duration reconnect_interval_max = absl::Seconds(1);
+
+  // Of ring:// addresses. How long a call that has to wait stays awake before it sleeps: what comes
+  // within that time is received some 50 us earlier, for a processor that is busy meanwhile. 0 to 1
+  // s.
+  absl::Duration spin = absl::Microseconds(30);
+
+  // Of kSubscribe on ring:// addresses: what a publisher does when `receive_high_water_mark`
+  // messages wait for this subscriber.
+  SlowPolicy slow_policy = SlowPolicy::kBlock;
+
+  // Of kSubscribe: messages that begin with one of these are received. Up to 32 of up to 63 bytes;
+  // the empty one stands for all messages.
+  std::vector<std::string> topics = {""};
 
   // kInvalidArgument: names the option, its value and its range.
   absl::Status Validate() const;

@@ -19,6 +19,8 @@ const char* DescribeSocketResult(SocketResult result) {
       return "the socket is neither bound nor connected";
     case SocketResult::kWrongPattern:
       return "the socket's pattern does not go this way";
+    case SocketResult::kPartCount:
+      return "too many parts, or none";
     case SocketResult::kForeignMessage:
       return "the message belongs to another transport";
     case SocketResult::kUnusable:

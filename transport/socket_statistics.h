@@ -17,6 +17,17 @@ struct RefusedPeer {
   uint64_t frames = 0;
 };
 
+// A peer that is connected now, in one direction.
+struct PeerStatistics {
+  std::string peer;  // as above, with the member's name
+  uint64_t messages_sent = 0;
+  uint64_t bytes_sent = 0;
+  uint64_t messages_received = 0;
+  uint64_t bytes_received = 0;
+  uint64_t depth = 0;             // messages sent that it has not taken
+  uint64_t dropped_messages = 0;  // not sent to it, or taken back from it, because it was slow
+};
+
 // A socket since it was made, at about one moment.
 struct SocketStatistics {
   uint64_t messages_sent = 0;
@@ -27,6 +38,9 @@ struct SocketStatistics {
   // Time that calls have waited, for room or for a message.
   absl::Duration send_blocked;
   absl::Duration receive_blocked;
+
+  // Not sent, or taken back, because a subscriber was slow or an asker had gone.
+  uint64_t dropped_messages = 0;
 
   // What has come and was dropped.
   uint64_t foreign_frames = 0;  // handles of another session or build
@@ -39,6 +53,7 @@ struct SocketStatistics {
 
   // Peers at the other end now. Those of inproc:// are not counted.
   uint32_t connected_peers = 0;
+  std::vector<PeerStatistics> peers;  // of ring:// addresses only
 };
 
 }  // namespace handoff

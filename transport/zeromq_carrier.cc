@@ -124,6 +124,18 @@ class ZeromqCarrier final : public Carrier {
   SocketResult TryReceive(Message& message) override;
   SocketResult Receive(Message& message, const Deadline& deadline) override;
 
+  SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override {
+    if (parts.size() != 1) return SocketResult::kPartCount;
+    return deadline == nullptr ? TrySend(parts[0]) : Send(parts[0], *deadline);
+  }
+  SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override {
+    Message message;
+    const SocketResult result =
+        deadline == nullptr ? TryReceive(message) : Receive(message, *deadline);
+    if (result == SocketResult::kOk) parts.push_back(std::move(message));
+    return result;
+  }
+
   void Close() override;
 
   SocketStatistics Statistics() const override {
@@ -203,6 +215,8 @@ SocketResult ZeromqCarrier::TrySend(Message& message) {
     if (result == SocketResult::kOk) counters_.Sent(0);
     return result;
   }
+  // A reference cannot be posted; its receiver gets a copy.
+  if (message.shared() && message.mutable_bytes().empty()) return SocketResult::kWouldBlock;
   Segment& segment = MessageAccess::segment(message);
   const Block& block = MessageAccess::block(message);
   if (__builtin_expect(context_.member->SegmentAt(segment.row()) != &segment, 0)) {

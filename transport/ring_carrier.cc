@@ -1,0 +1,488 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/ring_carrier.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "allocator/member.h"
+#include "allocator/ring_layout.h"
+#include "allocator/ring_table.h"
+#include "base/biased_lock.h"
+#include "base/fork_guard.h"
+#include "base/futex.h"
+#include "transport/parcel.h"
+#include "transport/ring_receiver.h"
+#include "transport/ring_sender.h"
+#include "transport/ring_wait.h"
+#include "transport/socket_counters.h"
+
+namespace handoff::internal {
+
+namespace {
+
+// Which pattern a socket meets.
+Pattern Counterpart(Pattern pattern) {
+  switch (pattern) {
+    case Pattern::kPush:
+      return Pattern::kPull;
+    case Pattern::kPull:
+      return Pattern::kPush;
+    case Pattern::kPair:
+      return Pattern::kPair;
+    case Pattern::kRequest:
+      return Pattern::kReply;
+    case Pattern::kReply:
+      return Pattern::kRequest;
+    case Pattern::kPublish:
+      return Pattern::kSubscribe;
+    case Pattern::kSubscribe:
+      return Pattern::kPublish;
+  }
+  return pattern;
+}
+
+RingSender::Options SenderOptions(Pattern pattern) {
+  return {.receiver_pattern = static_cast<uint8_t>(Counterpart(pattern)),
+          .exclusive = pattern == Pattern::kPair,
+          .publishes = pattern == Pattern::kPublish};
+}
+
+// An entry that says that a request will not be answered.
+constexpr uint32_t kNoReply = 1;
+
+class RingCarrier final : public Carrier, public RingUser {
+ public:
+  explicit RingCarrier(const CarrierContext& context)
+      : context_(context),
+        member_(*context.member),
+        table_(member_.rings()),
+        sends_(PatternSends(context.pattern)),
+        receives_(PatternReceives(context.pattern)),
+        sender_(member_, SenderOptions(context.pattern)),
+        receiver_(member_),
+        spin_ns_(absl::ToInt64Nanoseconds(context.options.spin)) {
+    receiver_.set_on_fault(
+        [this](RingReceiver::Fault fault, MemberId from) { Dropped(fault, from); });
+    sender_.set_on_corrupt([this](const EndpointInfo& peer) {
+      counters_.Dropped(SocketCounters::Drop::kBad, Describe(peer.member),
+                        "a ring whose cursor makes no sense");
+    });
+    if (sends_) table_.Register(this);
+  }
+  ~RingCarrier() override { Close(); }
+
+  absl::Status Bind(const Address& address) override { return Attach(address, true); }
+  absl::Status Connect(const Address& address) override { return Attach(address, false); }
+  std::string LastEndpoint() const override { return last_endpoint_; }
+
+  SocketResult TrySend(Message& message) override;
+  SocketResult Send(Message& message, const Deadline& deadline) override;
+  SocketResult TryReceive(Message& message) override;
+  SocketResult Receive(Message& message, const Deadline& deadline) override;
+
+  SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override;
+  SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override;
+
+  void Wake() noexcept override {
+    Door* const door = door_.load(std::memory_order_acquire);
+    if (door == nullptr) return;
+    if (door->sleeping.exchange(0, std::memory_order_seq_cst) != 0) FutexWake(door->sleeping, 1);
+  }
+
+  void Close() override;
+  SocketStatistics Statistics() const override;
+
+  void OnTick() override;
+
+ private:
+  absl::Status Attach(const Address& address, bool bound);
+  absl::Status AddEndpoint(const Address& address, const EndpointOptions& options);
+  absl::Status CheckPeers(const Address& address, const EndpointOptions& options);
+  std::string Describe(MemberId member) const;
+  void Dropped(RingReceiver::Fault fault, MemberId from);
+
+  // Whether the message is of this transport.
+  bool IsOurs(const Message& message) {
+    if (message.empty()) return true;
+    if (message.shared()) return MessageAccess::member(message) == &member_;
+    Segment& segment = MessageAccess::segment(message);
+    return member_.SegmentAt(segment.row()) == &segment;
+  }
+
+  // One attempt each; true if it succeeded.
+  bool SendOnce(Message& message);
+  bool SendReply(Message& message);
+  bool SendPartsOnce(std::span<Message> parts);
+  bool ReplyParts(std::span<Message> parts);
+  bool ReceiveOnce(Message& message);
+  bool IsAwaited(const RingReceiver::Arrival& arrival);
+  bool GiveUpRequest();
+
+  // After a first attempt that failed.
+  template <class Attempt>
+  SocketResult WaitFor(const Deadline& deadline, Attempt attempt);
+  template <class Attempt>
+  SocketResult WaitToSend(const Deadline& deadline, Attempt attempt);
+
+  const CarrierContext context_;
+  Member& member_;
+  RingTable& table_;
+  const bool sends_;
+  const bool receives_;
+
+  // Guards the sender and the list of endpoints: this socket's thread against the tick.
+  BiasedLock lock_;
+  RingSender sender_;
+  std::vector<RingSender::Own> own_;
+
+  RingReceiver receiver_;
+  std::vector<EndpointId> own_ids_;
+  std::vector<Message> parts_;  // of a message of many parts that is received one by one, reversed
+
+  // REP: who has asked and waits for the reply.
+  std::optional<EndpointId> asker_;
+  // REQ: a request is under way.
+  bool asked_ = false;
+
+  const int64_t spin_ns_;
+  std::atomic<Door*> door_{nullptr};
+  std::string last_endpoint_;
+  bool closed_ = false;
+  SocketCounters counters_;
+};
+
+std::string RingCarrier::Describe(MemberId id) const {
+  if (id.slot == 0 || id.slot >= kMaxMembers) return "nobody";
+  const auto row = table_.members().Load(id.slot);
+  if (row.word.epoch != id.epoch) return "a member that has gone";
+  const std::string name(row.identity.NameView());
+  return absl::StrCat("pid ", row.identity.pid, " (", name, ")");
+}
+
+void RingCarrier::Dropped(RingReceiver::Fault fault, MemberId from) {
+  switch (fault) {
+    case RingReceiver::Fault::kStale:
+      counters_.Dropped(SocketCounters::Drop::kStale, Describe(from), "a stale or forged handle");
+      break;
+    case RingReceiver::Fault::kBad:
+      counters_.Dropped(SocketCounters::Drop::kBad, Describe(from),
+                        "a message of many parts that makes no sense");
+      break;
+    case RingReceiver::Fault::kCorrupt:
+      counters_.Dropped(SocketCounters::Drop::kBad, Describe(from),
+                        "a ring whose cursor makes no sense");
+      break;
+  }
+}
+
+// Names.
+
+absl::Status RingCarrier::CheckPeers(const Address& address, const EndpointOptions& options) {
+  for (const EndpointInfo& other : table_.Find(options.name)) {
+    if (!table_.members().Alive(other.member)) continue;
+    const auto pattern = static_cast<Pattern>(other.options.pattern);
+    if (options.bound && other.options.bound) {
+      return absl::AlreadyExistsError(absl::StrCat(address.text, " is bound already, by a ",
+                                                   PatternName(pattern), " socket of ",
+                                                   Describe(other.member)));
+    }
+    if (options.bound != other.options.bound && pattern != Counterpart(context_.pattern)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          address.text, ": a ", PatternName(context_.pattern), " socket cannot meet the ",
+          PatternName(pattern), " socket of ", Describe(other.member), ", which is ",
+          other.options.bound ? "bound" : "connected", " there"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RingCarrier::AddEndpoint(const Address& address, const EndpointOptions& options) {
+  if (absl::Status status = CheckPeers(address, options); !status.ok()) return status;
+  const absl::StatusOr<EndpointId> id = table_.Add(options);
+  if (!id.ok()) return id.status();
+  if (context_.pattern == Pattern::kSubscribe) {
+    // Everything, as long as nothing else is asked for.
+    const absl::Status status = table_.SetTopics(*id, context_.options.topics);
+    if (!status.ok()) {
+      table_.Remove(*id, MemberNames(member_));
+      return status;
+    }
+  }
+  lock_.OwnerLock();
+  own_.push_back({*id, options});
+  sender_.Refresh(own_);
+  lock_.OwnerUnlock();
+  own_ids_.push_back(*id);
+  receiver_.RefreshSoon();
+  if (door_.load(std::memory_order_relaxed) == nullptr) {
+    door_.store(&table_.DoorOf(id->row), std::memory_order_release);
+  }
+  last_endpoint_ = address.text;
+  return absl::OkStatus();
+}
+
+absl::Status RingCarrier::Attach(const Address& address, bool bound) {
+  EndpointOptions options;
+  options.name = address.place;
+  options.pattern = static_cast<uint8_t>(context_.pattern);
+  options.bound = bound;
+  options.policy = static_cast<uint8_t>(context_.options.slow_policy);
+  if (!own_ids_.empty()) options.door = own_ids_.front();
+  options.capacity = context_.options.receive_high_water_mark;
+  if (sends_ && receives_) {
+    options.capacity = std::min(options.capacity, context_.options.send_high_water_mark);
+  } else if (sends_) {
+    options.capacity = context_.options.send_high_water_mark;
+  }
+  if (!bound) return AddEndpoint(address, options);
+  // One binds at a time, so that a name has one bound socket. A killed one has it until its
+  // reclaim.
+  (void)member_.ReclaimDead();
+  return member_.session().WithObjectsLocked([&] { return AddEndpoint(address, options); });
+}
+
+void RingCarrier::Close() {
+  if (closed_) return;
+  closed_ = true;
+  if (sends_) table_.Unregister(this);
+  door_.store(nullptr, std::memory_order_release);
+  lock_.OwnerLock();
+  sender_.Close();
+  lock_.OwnerUnlock();
+  parts_.clear();
+  for (const EndpointId& id : own_ids_) table_.Remove(id, MemberNames(member_));
+  receiver_.Close();
+}
+
+void RingCarrier::OnTick() {
+  lock_.OtherLock();
+  sender_.RefreshIfChanged(own_);
+  lock_.OtherUnlock();
+}
+
+// Messages.
+
+template <class Attempt>
+SocketResult RingCarrier::WaitFor(const Deadline& deadline, Attempt attempt) {
+  Door* const door = door_.load(std::memory_order_relaxed);
+  bool usable = true;
+  const WaitResult result = WaitAtDoor(
+      *door, spin_ns_, deadline, attempt, [&] { return !usable || context_.TakeInterruption(); },
+      [&] {
+        usable = member_.Usable().ok();
+        receiver_.RefreshSoon();
+        lock_.OwnerLock();
+        sender_.Refresh(own_);
+        lock_.OwnerUnlock();
+      });
+  switch (result) {
+    case WaitResult::kDone:
+      return SocketResult::kOk;
+    case WaitResult::kTimedOut:
+      return SocketResult::kTimedOut;
+    case WaitResult::kInterrupted:
+      return usable ? SocketResult::kInterrupted : SocketResult::kUnusable;
+  }
+  return SocketResult::kTimedOut;
+}
+
+bool RingCarrier::SendReply(Message& message) {
+  if (!asker_.has_value()) return false;
+  Parcel parcel = ParcelOf(message);
+  if (sender_.SendTo(own_, *asker_, &parcel) != RingSender::Result::kSent) return false;
+  MessageAccess::Forget(message);
+  asker_.reset();
+  return true;
+}
+
+bool RingCarrier::SendOnce(Message& message) {
+  const uint64_t size_bytes = message.size();
+  lock_.OwnerLock();
+  const bool sent = __builtin_expect(context_.pattern == Pattern::kReply, 0)
+                        ? SendReply(message)
+                        : sender_.Send(own_, message) == RingSender::Result::kSent;
+  lock_.OwnerUnlock();
+  if (__builtin_expect(sent, 1)) {
+    counters_.Sent(size_bytes);
+    asked_ = true;
+  }
+  return sent;
+}
+
+SocketResult RingCarrier::TrySend(Message& message) {
+  if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
+  return SendOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
+}
+
+template <class Attempt>
+SocketResult RingCarrier::WaitToSend(const Deadline& deadline, Attempt attempt) {
+  const int64_t begin_ns = MonotonicClock().NowNanoseconds();
+  const SocketResult result = WaitFor(deadline, attempt);
+  counters_.SendBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - begin_ns));
+  return result;
+}
+
+SocketResult RingCarrier::Send(Message& message, const Deadline& deadline) {
+  if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
+  if (__builtin_expect(SendOnce(message), 1)) return SocketResult::kOk;
+  return WaitToSend(deadline, [&] { return SendOnce(message); });
+}
+
+bool RingCarrier::ReplyParts(std::span<Message> parts) {
+  if (!asker_.has_value()) return false;
+  Parcel bundle;
+  if (!Wrap(member_, parts, &bundle).ok()) return false;
+  if (sender_.SendTo(own_, *asker_, &bundle) == RingSender::Result::kSent) {
+    asker_.reset();
+    return true;
+  }
+  // Back to the caller.
+  std::vector<Message> back;
+  if (Unwrap(member_, bundle, &back)) {
+    for (size_t i = 0; i < back.size() && i < parts.size(); ++i) parts[i] = std::move(back[i]);
+  }
+  return false;
+}
+
+bool RingCarrier::SendPartsOnce(std::span<Message> parts) {
+  if (parts.size() == 1) return SendOnce(parts[0]);
+  uint64_t size_bytes = 0;
+  for (const Message& part : parts) size_bytes += part.size();
+  lock_.OwnerLock();
+  const bool sent = context_.pattern == Pattern::kReply
+                        ? ReplyParts(parts)
+                        : sender_.SendParts(own_, parts) == RingSender::Result::kSent;
+  lock_.OwnerUnlock();
+  if (sent) {
+    counters_.Sent(size_bytes);
+    asked_ = true;
+  }
+  return sent;
+}
+
+SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* deadline) {
+  for (const Message& part : parts) {
+    if (!IsOurs(part)) return SocketResult::kForeignMessage;
+  }
+  if (SendPartsOnce(parts)) return SocketResult::kOk;
+  if (deadline == nullptr) return SocketResult::kWouldBlock;
+  return WaitToSend(*deadline, [&] { return SendPartsOnce(parts); });
+}
+
+// REP: the next request may be received before the last one was answered; its asker is told.
+bool RingCarrier::GiveUpRequest() {
+  if (!asker_.has_value()) return true;
+  Parcel parcel;
+  parcel.name.row = kNoReply;
+  lock_.OwnerLock();
+  const bool sent = sender_.SendTo(own_, *asker_, &parcel) == RingSender::Result::kSent;
+  lock_.OwnerUnlock();
+  if (sent) asker_.reset();
+  return sent;
+}
+
+// REQ: replies come in the order of the requests, so the number of a reply tells what it answers.
+bool RingCarrier::IsAwaited(const RingReceiver::Arrival& arrival) {
+  if (!asked_ || (arrival.name.kind == PartKind::kEmpty && arrival.name.row == kNoReply)) {
+    return false;
+  }
+  lock_.OwnerLock();
+  const bool awaited =
+      sender_.last_receiver() == arrival.from && sender_.MessagesTo(arrival.from) == arrival.number;
+  lock_.OwnerUnlock();
+  return awaited;
+}
+
+bool RingCarrier::ReceiveOnce(Message& message) {
+  if (__builtin_expect(!parts_.empty(), 0)) {
+    message = std::move(parts_.back());
+    parts_.pop_back();
+    return true;
+  }
+  if (context_.pattern == Pattern::kReply && !GiveUpRequest()) return false;
+  RingReceiver::Arrival arrival;
+  while (receiver_.Receive(own_ids_, &message, &parts_, &arrival) ==
+         RingReceiver::Result::kReceived) {
+    if (context_.pattern == Pattern::kRequest) {
+      if (!IsAwaited(arrival)) {
+        message.Release();
+        parts_.clear();
+        continue;
+      }
+      asked_ = false;
+    } else if (context_.pattern == Pattern::kReply) {
+      asker_ = arrival.from;
+    }
+    if (__builtin_expect(!parts_.empty(), 0)) {
+      std::reverse(parts_.begin(), parts_.end());
+      message = std::move(parts_.back());
+      parts_.pop_back();
+    }
+    counters_.Received(message.size());
+    return true;
+  }
+  return false;
+}
+
+SocketResult RingCarrier::TryReceive(Message& message) {
+  if (ReceiveOnce(message)) return SocketResult::kOk;
+  receiver_.WakeSenders();
+  return SocketResult::kWouldBlock;
+}
+
+SocketResult RingCarrier::Receive(Message& message, const Deadline& deadline) {
+  if (__builtin_expect(ReceiveOnce(message), 1)) return SocketResult::kOk;
+  receiver_.WakeSenders();
+  const int64_t begin_ns = MonotonicClock().NowNanoseconds();
+  const SocketResult result = WaitFor(deadline, [&] { return ReceiveOnce(message); });
+  counters_.ReceiveBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - begin_ns));
+  return result;
+}
+
+SocketResult RingCarrier::ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) {
+  Message first;
+  const SocketResult result = deadline == nullptr ? TryReceive(first) : Receive(first, *deadline);
+  if (result != SocketResult::kOk) return result;
+  parts.reserve(parts.size() + 1 + parts_.size());
+  parts.push_back(std::move(first));
+  for (; !parts_.empty(); parts_.pop_back()) parts.push_back(std::move(parts_.back()));
+  return result;
+}
+
+SocketStatistics RingCarrier::Statistics() const {
+  SocketStatistics statistics = counters_.Snapshot();
+  const std::vector<RingPeerStatistics> sends_to = sender_.Statistics();
+  const std::vector<RingPeerStatistics> receives_from = receiver_.Statistics();
+  statistics.connected_peers =
+      static_cast<uint32_t>(sends_ ? sends_to.size() : receives_from.size());
+  statistics.dropped_messages = sender_.dropped();
+  for (const RingPeerStatistics& peer : sends_to) {
+    statistics.peers.push_back({.peer = Describe(peer.member),
+                                .messages_sent = peer.messages,
+                                .bytes_sent = peer.bytes,
+                                .depth = peer.depth,
+                                .dropped_messages = peer.dropped});
+  }
+  for (const RingPeerStatistics& peer : receives_from) {
+    statistics.peers.push_back({.peer = Describe(peer.member),
+                                .messages_received = peer.messages,
+                                .bytes_received = peer.bytes});
+  }
+  return statistics;
+}
+
+}  // namespace
+
+std::unique_ptr<Carrier> MakeRingCarrier(const CarrierContext& context) {
+  return std::make_unique<RingCarrier>(context);
+}
+
+}  // namespace handoff::internal

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "transport/ring_receiver.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "allocator/block.h"
+#include "allocator/segment.h"
+#include "base/crash_point.h"
+
+namespace handoff::internal {
+
+RingReceiver::Result RingReceiver::Receive(const std::vector<EndpointId>& own, Message* message,
+                                           std::vector<Message>* parts, Arrival* arrival) {
+  if (__builtin_expect(table_.changes() != seen_changes_, 0)) Refresh(own);
+  const size_t count = sources_.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (next_ >= count) next_ = 0;
+    Source& source = *sources_[next_++];
+    if (TakeFromSource(source, message, parts, arrival) == Result::kReceived) {
+      return Result::kReceived;
+    }
+  }
+  if (some_ended_) RemoveEnded();
+  return Result::kNothing;
+}
+
+RingReceiver::Result RingReceiver::TakeFromSource(Source& source, Message* message,
+                                                  std::vector<Message>* parts, Arrival* arrival) {
+  if (source.ended) return Result::kNothing;
+  RingBody body;
+  for (;;) {
+    const RingLook look = source.consumer.Peek(&body);  // 1
+    if (__builtin_expect(look != RingLook::kReady, 0)) {
+      if (look == RingLook::kCorrupt) {
+        if (on_fault_ != nullptr) on_fault_(Fault::kCorrupt, source.info.ends.producer);
+        End(source);
+      } else if (source.producer_gone) {
+        End(source);
+      }
+      return Result::kNothing;
+    }
+    const PartName name = PartName::FromPacked({body.word, body.tag});
+    ++source.number;
+    const bool taken = Take(source, name, message, parts);
+    Advance(source);
+    if (__builtin_expect(taken, 1)) {
+      source.messages.Add(1);
+      source.bytes.Add(name.used_bytes);
+      *arrival = {name, source.info.producer, source.number};
+      return Result::kReceived;
+    }
+  }
+}
+
+bool RingReceiver::Take(Source& source, const PartName& name, Message* message,
+                        std::vector<Message>* parts) {
+  if (__builtin_expect(name.kind == PartKind::kBlock, 1)) {
+    Segment* segment = member_.SegmentAt(name.segment);
+    if (segment != nullptr) {
+      const std::optional<Block> block =
+          segment->Accept(name.row, name.generation, name.used_bytes);  // 2
+      HANDOFF_CRASH_POINT("ring.receive.after_accept");
+      if (__builtin_expect(block.has_value() && name.used_bytes != 0, 1)) {
+        MessageAccess::Fill(message, *segment, *block, name.used_bytes);
+        return true;
+      }
+      if (block.has_value()) segment->Release(*block);
+    }
+  } else if (name.kind == PartKind::kEmpty) {
+    return true;
+  } else if (const std::optional<Parcel> parcel = Accept(member_, name); parcel.has_value()) {
+    HANDOFF_CRASH_POINT("ring.receive.after_accept");
+    const bool good = name.kind == PartKind::kBundle ? Unwrap(member_, *parcel, parts)
+                                                     : Unwrap(member_, *parcel, message);
+    if (good) return true;
+    if (on_fault_ != nullptr) on_fault_(Fault::kBad, source.info.ends.producer);
+    return false;
+  }
+  if (on_fault_ != nullptr) on_fault_(Fault::kStale, source.info.ends.producer);
+  return false;
+}
+
+void RingReceiver::Advance(Source& source) {
+  source.consumer.Advance();  // 3
+  HANDOFF_CRASH_POINT("ring.receive.after_advance");
+  if (__builtin_expect(++source.advanced >= source.wake_after, 0)) Wake(source);
+}
+
+void RingReceiver::Wake(Source& source) {
+  source.advanced = 0;
+  table_.FrequentFence();
+  RingTable::Wake(*source.door);  // 4
+}
+
+void RingReceiver::WakeSenders() {
+  for (const auto& source : sources_) {
+    if (source->advanced != 0 && !source->ended) Wake(*source);
+  }
+}
+
+bool RingReceiver::HasSome() {
+  RingBody body;
+  return std::any_of(sources_.begin(), sources_.end(), [&](const auto& source) {
+    return !source->ended && source->consumer.Peek(&body) == RingLook::kReady;
+  });
+}
+
+void RingReceiver::Refresh(const std::vector<EndpointId>& own) {
+  seen_changes_ = table_.changes();
+  for (uint32_t row = 0, end = table_.rings_used(); row < end; ++row) {
+    const std::optional<RingInfo> info = table_.LookAtRing(row);
+    if (!info.has_value() || info->word.consumer_gone() || info->ends.consumer != member_.self() ||
+        std::find(own.begin(), own.end(), info->consumer) == own.end()) {
+      continue;
+    }
+    const auto known = std::find_if(sources_.begin(), sources_.end(), [&](const auto& source) {
+      return source->info.row == row && source->info.word.generation() == info->word.generation();
+    });
+    if (known != sources_.end()) {
+      // Seen before the ring is found empty.
+      if (info->word.producer_gone()) (*known)->producer_gone = true;
+      continue;
+    }
+    auto source = std::make_unique<Source>(*info, table_.Ring(row, info->entries),
+                                           table_.DoorOf(info->producer.row));
+    source->producer_gone = info->word.producer_gone();
+    absl::MutexLock lock(&sources_mutex_);
+    sources_.push_back(std::move(source));
+  }
+}
+
+void RingReceiver::End(Source& source) {
+  source.ended = true;
+  some_ended_ = true;
+  SpscRing<RealSync> ring = source.consumer.ring();
+  RingWord word = ring.Word();
+  while (word.generation() == source.info.word.generation() && !word.consumer_gone() &&
+         !ring.SetConsumerGone(&word)) {
+  }
+  HANDOFF_CRASH_POINT("ring.receive.after_consumer_gone");
+  table_.RingEndGone(source.info);
+}
+
+void RingReceiver::RemoveEnded() {
+  some_ended_ = false;
+  absl::MutexLock lock(&sources_mutex_);
+  sources_.erase(std::remove_if(sources_.begin(), sources_.end(),
+                                [](const auto& source) { return source->ended; }),
+                 sources_.end());
+}
+
+void RingReceiver::Close() {
+  absl::MutexLock lock(&sources_mutex_);
+  sources_.clear();
+}
+
+std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
+  absl::MutexLock lock(&sources_mutex_);
+  std::vector<RingPeerStatistics> all;
+  for (const auto& source : sources_) {
+    RingPeerStatistics one;
+    one.peer = source->info.producer;
+    one.member = source->info.ends.producer;
+    one.messages = source->messages.value();
+    one.bytes = source->bytes.value();
+    all.push_back(one);
+  }
+  return all;
+}
+
+}  // namespace handoff::internal

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_RING_RECEIVER_H_
+#define HANDOFF_TRANSPORT_RING_RECEIVER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "allocator/member.h"
+#include "allocator/ring_layout.h"
+#include "allocator/ring_table.h"
+#include "base/counter.h"
+#include "control_queue/spsc_ring.h"
+#include "transport/message.h"
+#include "transport/parcel.h"
+#include "transport/ring_sender.h"
+
+namespace handoff::internal {
+
+// The receiving half of a socket: the rings that end at its endpoints, taken from in turn. One
+// caller at a time.
+//
+// Receiving from a ring:
+//   1. peek: is the entry at head published?   2. accept: sent -> held   3. head + 1
+//   4. now and then, and before waiting: fence, look at the sender's door, wake
+// Killed after 2: the block is freed with the words of this member; the entry is stale for whoever
+// looks. A ring whose sender has gone ends when it is empty.
+class RingReceiver {
+ public:
+  explicit RingReceiver(Member& member) : member_(member), table_(member.rings()) {}
+
+  enum class [[nodiscard]] Result{
+      kReceived,
+      kNothing,
+  };
+
+  struct Arrival {
+    PartName name;
+    EndpointId from;
+    uint64_t number = 0;  // how many of this sender's entries have come, with this one
+  };
+
+  // The next message into an empty *message; of many parts into *parts, where *message stays empty
+  // and `arrival->name.kind` is kBundle. What makes no sense is dropped and counted on the way.
+  Result Receive(const std::vector<EndpointId>& own, Message* message, std::vector<Message>* parts,
+                 Arrival* arrival);
+
+  // Finds rings that were opened to the endpoints, and those whose sender has gone.
+  void Refresh(const std::vector<EndpointId>& own);
+  // The same at the next call, change or not.
+  void RefreshSoon() { seen_changes_ = ~uint64_t{0}; }
+
+  // Wakes senders that wait for room which was made since they were last looked at.
+  void WakeSenders();
+
+  // Whether an entry is there.
+  bool HasSome();
+
+  // Forgets all rings; they are closed with their endpoints.
+  void Close();
+
+  size_t peer_count() const { return sources_.size(); }
+
+  // Any thread.
+  std::vector<RingPeerStatistics> Statistics() const;
+
+  enum class Fault { kStale, kBad, kCorrupt };
+  // Called for every entry that is dropped.
+  void set_on_fault(std::function<void(Fault, MemberId)> on_fault) {
+    on_fault_ = std::move(on_fault);
+  }
+
+ private:
+  struct Source {
+    Source(const RingInfo& found, const SpscRing<RealSync>& ring, Door& sleeps_at)
+        : info(found), consumer(ring), door(&sleeps_at), wake_after(wake_batch(found.entries)) {}
+
+    // A sender that waits for room is woken when there is some, not for each entry.
+    static uint64_t wake_batch(uint64_t entries) { return entries < 8 ? 1 : entries / 4; }
+
+    const RingInfo info;
+    RingConsumer<RealSync> consumer;
+    Door* const door;
+    const uint64_t wake_after;
+    uint64_t advanced = 0;  // since the sender was looked at
+    uint64_t number = 0;
+    bool producer_gone = false;
+    bool ended = false;
+    Counter messages;
+    Counter bytes;
+  };
+
+  Result TakeFromSource(Source& source, Message* message, std::vector<Message>* parts,
+                        Arrival* arrival);
+  bool Take(Source& source, const PartName& name, Message* message, std::vector<Message>* parts);
+  void Advance(Source& source);
+  void Wake(Source& source);
+  void End(Source& source);
+  void RemoveEnded();
+
+  Member& member_;
+  RingTable& table_;
+  uint64_t seen_changes_ = ~uint64_t{0};
+  size_t next_ = 0;
+  bool some_ended_ = false;
+  std::function<void(Fault, MemberId)> on_fault_;
+
+  mutable absl::Mutex sources_mutex_;
+  std::vector<std::unique_ptr<Source>> sources_;
+};
+
+}  // namespace handoff::internal
+
+#endif  // HANDOFF_TRANSPORT_RING_RECEIVER_H_

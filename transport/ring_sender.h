@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef HANDOFF_TRANSPORT_RING_SENDER_H_
+#define HANDOFF_TRANSPORT_RING_SENDER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "allocator/member.h"
+#include "allocator/ring_layout.h"
+#include "allocator/ring_table.h"
+#include "base/counter.h"
+#include "control_queue/spsc_ring.h"
+#include "transport/message.h"
+#include "transport/parcel.h"
+#include "transport/socket_options.h"
+
+namespace handoff::internal {
+
+// One end of a ring, for people.
+struct RingPeerStatistics {
+  EndpointId peer;
+  MemberId member;
+  uint64_t messages = 0;
+  uint64_t bytes = 0;
+  uint64_t depth = 0;    // messages in the ring, as far as this side knows
+  uint64_t dropped = 0;  // by policy
+};
+
+// The sending half of a socket: its rings to all receivers that it has, and which message goes
+// where. One caller at a time.
+//
+// Sending parcel p to receiver r:
+//   1. room in the ring?   2. mark: held(x) -> sent(x -> r)   3. publish   4. fence, look at r's
+//   door, wake
+// Killed after 2: nobody has its name, freed with the words of x. After 3: delivered. After 3 and
+// before 4: r wakes at the end of its slice.
+// What a receiver had not taken when it died or closed is taken back, oldest first, and goes to the
+// others before anything new.
+class RingSender {
+ public:
+  // What a socket looks for. Own endpoints are those of the socket.
+  struct Own {
+    EndpointId id;
+    EndpointOptions options;
+  };
+  struct Options {
+    uint8_t receiver_pattern = 0;  // of the endpoints to send to
+    bool exclusive = false;        // PAIR: to one only
+    bool publishes = false;        // to all whose topics match
+  };
+
+  RingSender(Member& member, const Options& options);
+
+  enum class [[nodiscard]] Result{
+      kSent,
+      kNoRoom,  // at nobody that could take it; nothing was changed
+  };
+
+  // To the next receiver that has room; published, to all that want it. Empties the message if
+  // sent.
+  Result Send(const std::vector<Own>& own, Message& message);
+  // The same with many parts as one message.
+  Result SendParts(const std::vector<Own>& own, std::span<Message> parts);
+
+  // To the receiver at one endpoint: kSent also if it is there no more, and the parcel released.
+  Result SendTo(const std::vector<Own>& own, EndpointId to, Parcel* parcel);
+  // The receiver of the last parcel sent.
+  EndpointId last_receiver() const { return last_receiver_; }
+
+  // Opens rings to receivers that have come, takes back what those that went have left, sends it
+  // on.
+  void Refresh(const std::vector<Own>& own);
+  // The same if something has changed; for the regular work.
+  void RefreshIfChanged(const std::vector<Own>& own) {
+    if (table_.changes() != seen_changes_ || !returned_.empty()) Refresh(own);
+  }
+
+  // Ends all rings. What was sent stays deliverable; what was taken back is released.
+  void Close();
+
+  // How many were sent to the receiver at this endpoint.
+  uint64_t MessagesTo(EndpointId to) const;
+
+  bool HasRoom();
+  size_t peer_count() const { return peers_.size(); }
+
+  // Any thread.
+  std::vector<RingPeerStatistics> Statistics() const;
+  uint64_t dropped() const { return dropped_.value(); }
+  uint64_t corrupt() const { return corrupt_.value(); }
+
+  // Called when a peer turns out to write nonsense, once for each.
+  void set_on_corrupt(std::function<void(const EndpointInfo&)> on_corrupt) {
+    on_corrupt_ = std::move(on_corrupt);
+  }
+
+ private:
+  struct Peer {
+    Peer(const EndpointInfo& peer, const RingInfo& opened, const SpscRing<RealSync>& ring,
+         Door& sleeps_at, uint32_t capacity)
+        : info(peer),
+          ring_info(opened),
+          producer(ring),
+          door(&sleeps_at),
+          receiver(peer.member.slot),
+          room_for(opened.entries - capacity + 1) {}
+
+    RingLook Look() { return producer.HasRoom(room_for); }
+
+    const EndpointInfo info;
+    const RingInfo ring_info;
+    RingProducer<RealSync> producer;
+    Door* const door;
+    const uint32_t receiver;
+    // Asking for so many entries leaves `capacity` messages at most.
+    const uint64_t room_for;
+    uint64_t published = 0;
+    std::vector<std::string> topics;
+    bool corrupt = false;
+    Counter messages;
+    Counter bytes;
+    Counter dropped;
+  };
+
+  // All that can hold a message back.
+  bool Prepare(const std::vector<Own>& own);
+  Peer* NextWithRoom();
+  void Publish(Peer& peer, const Parcel& parcel, uint64_t size_bytes);
+  bool ResendReturned();
+  bool IsPeer(const EndpointInfo& info) const;
+  bool MayOpen(const Own& own, const EndpointInfo& info) const;
+  void OpenTo(const Own& own, const EndpointInfo& info);
+  void OpenRings(const std::vector<Own>& own);
+  bool DropPeerIfGone(Peer& peer);
+  void TakeBackAll(Peer& peer);
+  void LoadTopics(Peer& peer);
+  // The peers that a message with these first bytes goes to. False: one has no room and is to be
+  // waited for.
+  bool FindTargets(const Message& first);
+  bool MakeRoom(Peer& peer);
+  bool ShareAmong(Message& message, size_t count, std::vector<Parcel>* references);
+
+  Member& member_;
+  RingTable& table_;
+  const Options options_;
+  uint64_t seen_changes_ = ~uint64_t{0};
+  size_t next_ = 0;
+  std::deque<Parcel> returned_;
+  EndpointId last_receiver_;
+  std::vector<Peer*> targets_;
+  std::vector<Parcel> references_;
+  std::vector<EndpointId> refused_;
+  std::function<void(const EndpointInfo&)> on_corrupt_;
+  Counter dropped_;
+  Counter corrupt_;
+
+  // The vector is changed under the lock, so that other threads can look at it.
+  mutable absl::Mutex peers_mutex_;
+  std::vector<std::unique_ptr<Peer>> peers_;
+};
+
+}  // namespace handoff::internal
+
+#endif  // HANDOFF_TRANSPORT_RING_SENDER_H_

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sockets of ring:// addresses: patterns, limits, and what comes and goes.
+#include <cstring>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/testing/wait_for.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "transport/socket.h"
+#include "transport/testing/session_fixture.h"
+#include "transport/transport.h"
+
+namespace handoff {
+namespace {
+
+using ::testing::HasSubstr;
+
+class RingSocketTest : public SessionFixture {
+ protected:
+  static SocketOptions Capacity(uint32_t messages) {
+    SocketOptions options;
+    options.send_high_water_mark = messages;
+    options.receive_high_water_mark = messages;
+    return options;
+  }
+  // Sends and receives small messages that are numbers.
+  static SocketResult SendNumber(Transport& transport, Socket& socket, uint64_t number) {
+    auto message = transport.Allocate(sizeof(number));
+    if (!message.ok()) return SocketResult::kUnusable;
+    std::memcpy(message->mutable_bytes().data(), &number, sizeof(number));
+    return socket.TrySend(*std::move(message));
+  }
+  static uint64_t NumberIn(const Message& message) {
+    uint64_t number = ~uint64_t{0};
+    if (message.size() == sizeof(number)) std::memcpy(&number, message.data(), sizeof(number));
+    return number;
+  }
+  static uint64_t ReceiveNumber(Socket& socket) {
+    Message message;
+    EXPECT_EQ(socket.Receive(&message, Soon()), SocketResult::kOk);
+    return NumberIn(message);
+  }
+  static bool NothingComes(Socket& socket) {
+    Message message;
+    return socket.TryReceive(&message) == SocketResult::kWouldBlock;
+  }
+
+  std::unique_ptr<Transport> one_ = OpenTransport();
+  std::unique_ptr<Transport> two_ = OpenTransport();
+};
+
+TEST_F(RingSocketTest, CarriesTheBlockItselfFromOneMemberToAnother) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  auto pull = Connect(*two_, Pattern::kPull, "ring://data");
+  for (const size_t size : {size_t{1}, size_t{64}, size_t{5000}, size_t{3} << 20}) {
+    Message sent = Filled(*one_, size, size);
+    std::byte* const sender_data = sent.mutable_bytes().data();
+    ASSERT_EQ(push->Send(std::move(sent), Soon()), SocketResult::kOk);
+    Message received;
+    ASSERT_EQ(pull->Receive(&received, Soon()), SocketResult::kOk);
+    EXPECT_TRUE(IsFilled(received, size, size));
+    sender_data[0] = std::byte{0x5A};
+    EXPECT_EQ(received.bytes()[0], std::byte{0x5A});
+  }
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+  EXPECT_EQ(push->Statistics().messages_sent, 4u);
+  EXPECT_EQ(pull->Statistics().messages_received, 4u);
+}
+
+TEST_F(RingSocketTest, CarriesEmptyMessages) {
+  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
+  auto push = Connect(*one_, Pattern::kPush, "ring://data");
+  ASSERT_EQ(push->Send(Message(), Soon()), SocketResult::kOk);
+  ASSERT_EQ(SendNumber(*one_, *push, 7), SocketResult::kOk);
+  Message message;
+  ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(message.empty());
+  EXPECT_EQ(ReceiveNumber(*pull), 7u);
+}
+
+TEST_F(RingSocketTest, HoldsAsManyMessagesAsItsCapacity) {
+  auto pull = Bind(*two_, Pattern::kPull, "ring://data", Capacity(5));
+  auto push = Connect(*one_, Pattern::kPush, "ring://data");
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_EQ(SendNumber(*one_, *push, i), SocketResult::kOk);
+  Message message = Filled(*one_, 100, 1);
+  EXPECT_EQ(push->TrySend(std::move(message)), SocketResult::kWouldBlock);
+  EXPECT_EQ(push->Send(std::move(message), Deadline::After(absl::Milliseconds(2))),
+            SocketResult::kTimedOut);
+  EXPECT_TRUE(IsFilled(message, 100, 1));
+  for (uint64_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(ReceiveNumber(*pull), i);
+    ASSERT_EQ(SendNumber(*one_, *push, i + 5), SocketResult::kOk);
+  }
+  EXPECT_GT(push->Statistics().send_blocked, absl::ZeroDuration());
+}
+
+TEST_F(RingSocketTest, WaitsForAReceiverAndForAMessage) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  std::thread receiver([&] {
+    auto pull = Connect(*two_, Pattern::kPull, "ring://data");
+    for (uint64_t i = 0; i < 100; ++i) EXPECT_EQ(ReceiveNumber(*pull), i);
+  });
+  for (uint64_t i = 0; i < 100; ++i) {
+    if (i % 10 == 0) absl::SleepFor(absl::Milliseconds(1));  // lets the other side fall asleep
+    Message message = *one_->Allocate(sizeof(i));
+    std::memcpy(message.mutable_bytes().data(), &i, sizeof(i));
+    ASSERT_EQ(push->Send(std::move(message), Soon()), SocketResult::kOk);
+  }
+  receiver.join();
+}
+
+TEST_F(RingSocketTest, PassesMillionsThroughASmallRingInOrder) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data", Capacity(64));
+  auto pull = Connect(*two_, Pattern::kPull, "ring://data");
+  constexpr uint64_t kCount = 300'000;
+  std::thread receiver([&] {
+    Message message;
+    for (uint64_t i = 0; i < kCount; ++i) {
+      ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+      ASSERT_EQ(NumberIn(message), i);
+    }
+  });
+  for (uint64_t i = 0; i < kCount; ++i) {
+    Message message;
+    ASSERT_EQ(one_->TryAllocate(sizeof(i), &message), AllocateResult::kOk);
+    std::memcpy(message.mutable_bytes().data(), &i, sizeof(i));
+    ASSERT_EQ(push->Send(std::move(message), Soon()), SocketResult::kOk);
+  }
+  receiver.join();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, EndsAWaitWhenItIsInterrupted) {
+  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
+  for (int i = 0; i < 20; ++i) {
+    std::thread other([&] { pull->Interrupt(); });
+    Message message;
+    EXPECT_EQ(pull->Receive(&message, Soon()), SocketResult::kInterrupted);
+    other.join();
+  }
+  std::thread other([&] {
+    absl::SleepFor(absl::Milliseconds(2));
+    two_->Interrupt();
+  });
+  Message message;
+  EXPECT_EQ(pull->Receive(&message, Soon()), SocketResult::kInterrupted);
+  other.join();
+}
+
+TEST_F(RingSocketTest, DealsToAllReceiversInTurn) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  auto a = Connect(*two_, Pattern::kPull, "ring://data");
+  auto b = Connect(*two_, Pattern::kPull, "ring://data");
+  for (uint64_t i = 0; i < 6; ++i) ASSERT_EQ(SendNumber(*one_, *push, i), SocketResult::kOk);
+  std::set<uint64_t> seen;
+  for (int i = 0; i < 3; ++i) seen.insert({ReceiveNumber(*a), ReceiveNumber(*b)});
+  EXPECT_EQ(seen.size(), 6u);
+  EXPECT_EQ(push->Statistics().connected_peers, 2u);
+}
+
+TEST_F(RingSocketTest, TakesFromAllSendersInTurn) {
+  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
+  auto a = Connect(*one_, Pattern::kPush, "ring://data");
+  auto b = Connect(*one_, Pattern::kPush, "ring://data");
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_EQ(SendNumber(*one_, *a, i), SocketResult::kOk);
+    ASSERT_EQ(SendNumber(*one_, *b, 100 + i), SocketResult::kOk);
+  }
+  const uint64_t first = ReceiveNumber(*pull);
+  EXPECT_NE(first >= 100, ReceiveNumber(*pull) >= 100);
+}
+
+TEST_F(RingSocketTest, SendsWhatAClosedReceiverHasNotTakenToAnotherInOrder) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  auto closes = Connect(*two_, Pattern::kPull, "ring://data");
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_EQ(SendNumber(*one_, *push, i), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*closes), 0u);
+  closes.reset();
+  auto stays = Connect(*two_, Pattern::kPull, "ring://data");
+  // Also if the sender does nothing more.
+  for (uint64_t i = 1; i < 5; ++i) EXPECT_EQ(ReceiveNumber(*stays), i);
+  EXPECT_TRUE(NothingComes(*stays));
+}
+
+TEST_F(RingSocketTest, DeliversWhatAClosedSenderHasSent) {
+  auto pull = Connect(*two_, Pattern::kPull, "ring://data");
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_EQ(SendNumber(*one_, *push, i), SocketResult::kOk);
+  push.reset();
+  one_.reset();
+  for (uint64_t i = 0; i < 5; ++i) EXPECT_EQ(ReceiveNumber(*pull), i);
+  EXPECT_TRUE(NothingComes(*pull));
+  // And from the next one.
+  one_ = OpenTransport();
+  push = Bind(*one_, Pattern::kPush, "ring://data");
+  ASSERT_EQ(SendNumber(*one_, *push, 9), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*pull), 9u);
+}
+
+TEST_F(RingSocketTest, RefusesASecondBindAndOtherPatternsAndNamesTheOther) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  auto second = *two_->CreateSocket(Pattern::kPush);
+  const absl::Status taken = second->Bind("ring://data");
+  EXPECT_TRUE(absl::IsAlreadyExists(taken)) << taken;
+  auto subscribe = *two_->CreateSocket(Pattern::kSubscribe);
+  const absl::Status wrong = subscribe->Connect("ring://data");
+  EXPECT_TRUE(absl::IsFailedPrecondition(wrong)) << wrong;
+  EXPECT_THAT(std::string(wrong.message()), HasSubstr("PUSH"));
+  EXPECT_THAT(std::string(wrong.message()), HasSubstr("SUBSCRIBE"));
+  EXPECT_THAT(std::string(wrong.message()), HasSubstr("pid "));
+}
+
+TEST_F(RingSocketTest, PairsExactlyTwo) {
+  auto left = Bind(*one_, Pattern::kPair, "ring://data");
+  auto right = Connect(*two_, Pattern::kPair, "ring://data");
+  auto third = Connect(*two_, Pattern::kPair, "ring://data");
+  ASSERT_EQ(SendNumber(*one_, *left, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*right), 1u);
+  ASSERT_EQ(SendNumber(*two_, *right, 2), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*left), 2u);
+  EXPECT_EQ(SendNumber(*two_, *third, 3), SocketResult::kWouldBlock);
+  right.reset();
+  ASSERT_EQ(SendNumber(*one_, *left, 4), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*third), 4u);
+  ASSERT_EQ(SendNumber(*two_, *third, 5), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*left), 5u);
+}
+
+TEST_F(RingSocketTest, RepliesToWhoAsked) {
+  auto reply = Bind(*one_, Pattern::kReply, "ring://data");
+  auto a = Connect(*two_, Pattern::kRequest, "ring://data");
+  auto b = Connect(*two_, Pattern::kRequest, "ring://data");
+  for (uint64_t round = 0; round < 3; ++round) {
+    ASSERT_EQ(SendNumber(*two_, *a, 10), SocketResult::kOk);
+    ASSERT_EQ(SendNumber(*two_, *b, 20), SocketResult::kOk);
+    for (int i = 0; i < 2; ++i) {
+      const uint64_t request = ReceiveNumber(*reply);
+      ASSERT_EQ(SendNumber(*one_, *reply, request + 1), SocketResult::kOk);
+    }
+    EXPECT_EQ(ReceiveNumber(*b), 21u);
+    EXPECT_EQ(ReceiveNumber(*a), 11u);
+  }
+}
+
+TEST_F(RingSocketTest, SkipsAnAskerThatHasGoneAndRepliesThatNobodyAwaits) {
+  auto reply = Bind(*one_, Pattern::kReply, "ring://data");
+  auto goes = Connect(*two_, Pattern::kRequest, "ring://data");
+  auto stays = Connect(*two_, Pattern::kRequest, "ring://data");
+  ASSERT_EQ(SendNumber(*two_, *goes, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 1u);
+  goes.reset();
+  EXPECT_EQ(SendNumber(*one_, *reply, 2), SocketResult::kOk);
+  // A request that gets no reply, then one whose reply comes after the next request.
+  ASSERT_EQ(SendNumber(*two_, *stays, 3), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 3u);
+  ASSERT_EQ(SendNumber(*two_, *stays, 4), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 4u);
+  ASSERT_EQ(SendNumber(*two_, *stays, 5), SocketResult::kOk);
+  EXPECT_EQ(SendNumber(*one_, *reply, 40), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 5u);
+  EXPECT_EQ(SendNumber(*one_, *reply, 50), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*stays), 50u);
+}
+
+TEST_F(RingSocketTest, PublishesOneBlockToAllSubscribers) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  std::vector<std::unique_ptr<Socket>> subscribers;
+  for (int i = 0; i < 8; ++i) {
+    subscribers.push_back(Connect(*two_, Pattern::kSubscribe, "ring://data"));
+  }
+  ASSERT_EQ(publish->Send(Filled(*one_, 1 << 20, 5), Soon()), SocketResult::kOk);
+  EXPECT_EQ(one_->Usage().used_blocks, 1u);
+  std::vector<Message> messages(8);
+  for (size_t i = 0; i < 8; ++i) {
+    ASSERT_EQ(subscribers[i]->Receive(&messages[i], Soon()), SocketResult::kOk);
+    EXPECT_TRUE(IsFilled(messages[i], 1 << 20, 5));
+    EXPECT_TRUE(messages[i].shared());
+    EXPECT_EQ(messages[i].data(), messages[0].data());
+  }
+  for (size_t i = 0; i < 7; ++i) messages[i].Release();
+  EXPECT_EQ(one_->Usage().used_blocks, 1u);
+  // Writing needs a copy.
+  const std::byte* const before = messages[7].data();
+  EXPECT_NE(messages[7].mutable_bytes().data(), before);
+  EXPECT_FALSE(messages[7].shared());
+  EXPECT_TRUE(IsFilled(messages[7], 1 << 20, 5));
+  messages[7].Release();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, SendsOnASharedMessage) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  auto a = Connect(*two_, Pattern::kSubscribe, "ring://data");
+  auto b = Connect(*two_, Pattern::kSubscribe, "ring://data");
+  auto push = Bind(*two_, Pattern::kPush, "ring://on");
+  auto pull = Connect(*one_, Pattern::kPull, "ring://on");
+  ASSERT_EQ(publish->Send(Filled(*one_, 100, 5), Soon()), SocketResult::kOk);
+  Message message;
+  ASSERT_EQ(a->Receive(&message, Soon()), SocketResult::kOk);
+  ASSERT_EQ(push->Send(std::move(message), Soon()), SocketResult::kOk);
+  ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(IsFilled(message, 100, 5));
+  ASSERT_EQ(publish->Send(std::move(message), Soon()), SocketResult::kOk);
+  for (Socket* socket : {a.get(), b.get(), b.get()}) {
+    ASSERT_EQ(socket->Receive(&message, Soon()), SocketResult::kOk);
+    EXPECT_TRUE(IsFilled(message, 100, 5));
+  }
+  message.Release();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, PublishesByTopicPrefix) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  SocketOptions options;
+  options.topics = {"ab", "x"};
+  auto some = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  options.topics = {};
+  auto none = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  for (const std::string text : {"abc", "a", "xyz", "", "ab"}) {
+    Message message = *one_->Allocate(text.size());
+    if (!text.empty()) std::memcpy(message.mutable_bytes().data(), text.data(), text.size());
+    ASSERT_EQ(publish->TrySend(std::move(message)), SocketResult::kOk);
+  }
+  for (const std::string text : {"abc", "xyz", "ab"}) {
+    Message message;
+    ASSERT_EQ(some->Receive(&message, Soon()), SocketResult::kOk);
+    EXPECT_EQ(std::string(reinterpret_cast<const char*>(message.data()), message.size()), text);
+  }
+  EXPECT_TRUE(NothingComes(*some));
+  EXPECT_TRUE(NothingComes(*none));
+}
+
+TEST_F(RingSocketTest, TreatsASlowSubscriberAsItWants) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  SocketOptions options = Capacity(2);
+  options.slow_policy = SlowPolicy::kDropNewest;
+  auto newest = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  options.slow_policy = SlowPolicy::kDropOldest;
+  auto oldest = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  for (uint64_t i = 0; i < 5; ++i) ASSERT_EQ(SendNumber(*one_, *publish, i), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*newest), 0u);
+  EXPECT_EQ(ReceiveNumber(*newest), 1u);
+  EXPECT_TRUE(NothingComes(*newest));
+  EXPECT_EQ(ReceiveNumber(*oldest), 3u);
+  EXPECT_EQ(ReceiveNumber(*oldest), 4u);
+  EXPECT_TRUE(NothingComes(*oldest));
+  options.slow_policy = SlowPolicy::kBlock;
+  auto block = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  ASSERT_EQ(SendNumber(*one_, *publish, 5), SocketResult::kOk);
+  ASSERT_EQ(SendNumber(*one_, *publish, 6), SocketResult::kOk);
+  EXPECT_EQ(SendNumber(*one_, *publish, 7), SocketResult::kWouldBlock);
+  EXPECT_EQ(ReceiveNumber(*oldest), 5u);
+  EXPECT_EQ(ReceiveNumber(*block), 5u);
+  ASSERT_EQ(SendNumber(*one_, *publish, 8), SocketResult::kOk);
+  const SocketStatistics statistics = publish->Statistics();
+  EXPECT_GE(statistics.dropped_messages, 6u);
+  ASSERT_EQ(statistics.peers.size(), 3u);
+  EXPECT_EQ(statistics.peers[0].depth, 2u);
+  publish.reset();
+  newest.reset();
+  oldest.reset();
+  block.reset();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+std::vector<Message> MakeParts(Transport& transport, size_t count) {
+  std::vector<Message> parts;
+  for (size_t i = 0; i < count; ++i) {
+    // Every third part is empty.
+    Message message = *transport.Allocate(i % 3 == 2 ? 0 : sizeof(i));
+    if (!message.empty()) std::memcpy(message.mutable_bytes().data(), &i, sizeof(i));
+    parts.push_back(std::move(message));
+  }
+  return parts;
+}
+
+bool AreParts(const std::vector<Message>& parts, size_t count) {
+  if (parts.size() != count) return false;
+  for (size_t i = 0; i < count; ++i) {
+    if (i % 3 == 2
+            ? !parts[i].empty()
+            : parts[i].size() != sizeof(i) || std::memcmp(parts[i].data(), &i, sizeof(i)) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+TEST_F(RingSocketTest, CarriesManyPartsAsOneMessage) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data", Capacity(2));
+  auto pull = Connect(*two_, Pattern::kPull, "ring://data");
+  std::vector<Message> received;
+  for (const size_t count : {size_t{1}, size_t{2}, size_t{16}, size_t{4096}}) {
+    std::vector<Message> parts = MakeParts(*one_, count);
+    ASSERT_EQ(push->SendParts(parts, Soon()), SocketResult::kOk);
+    for (const Message& part : parts) EXPECT_TRUE(part.empty());
+    ASSERT_EQ(pull->ReceiveParts(&received, Soon()), SocketResult::kOk);
+    EXPECT_TRUE(AreParts(received, count)) << count;
+  }
+  received.clear();
+  EXPECT_EQ(push->TrySendParts({}), SocketResult::kPartCount);
+  std::vector<Message> many(4097);
+  EXPECT_EQ(push->TrySendParts(many), SocketResult::kPartCount);
+  // All or nothing.
+  for (int i = 0; i < 2; ++i) {
+    std::vector<Message> parts = MakeParts(*one_, 4);
+    ASSERT_EQ(push->TrySendParts(parts), SocketResult::kOk);
+  }
+  std::vector<Message> parts = MakeParts(*one_, 4);
+  EXPECT_EQ(push->TrySendParts(parts), SocketResult::kWouldBlock);
+  EXPECT_TRUE(AreParts(parts, 4));
+  parts.clear();
+  // One by one.
+  for (size_t i = 0; i < 4; ++i) {
+    Message message;
+    ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+    EXPECT_EQ(message.empty(), i == 2);
+  }
+  // The rest is unread when all is closed.
+  push.reset();
+  pull.reset();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, PublishesManyPartsAndRepliesWithThem) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  auto a = Connect(*two_, Pattern::kSubscribe, "ring://data");
+  auto b = Connect(*two_, Pattern::kSubscribe, "ring://data");
+  std::vector<Message> parts = MakeParts(*one_, 16);
+  ASSERT_EQ(publish->SendParts(parts, Soon()), SocketResult::kOk);
+  std::vector<Message> received;
+  for (Socket* socket : {a.get(), b.get()}) {
+    ASSERT_EQ(socket->ReceiveParts(&received, Soon()), SocketResult::kOk);
+    EXPECT_TRUE(AreParts(received, 16));
+  }
+  received.clear();
+  auto reply = Bind(*one_, Pattern::kReply, "ring://ask");
+  auto request = Connect(*two_, Pattern::kRequest, "ring://ask");
+  parts = MakeParts(*two_, 5);
+  ASSERT_EQ(request->SendParts(parts, Soon()), SocketResult::kOk);
+  ASSERT_EQ(reply->ReceiveParts(&received, Soon()), SocketResult::kOk);
+  ASSERT_EQ(reply->SendParts(received, Soon()), SocketResult::kOk);
+  ASSERT_EQ(request->ReceiveParts(&received, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(AreParts(received, 5));
+  received.clear();
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+}  // namespace
+}  // namespace handoff
