@@ -20,7 +20,6 @@
 #include "examples/pipeline/digest.h"
 #include "examples/pipeline/frame.h"
 #include "examples/pipeline/source.h"
-#include "transport/message.h"
 #include "transport/socket.h"
 #include "transport/transport.h"
 

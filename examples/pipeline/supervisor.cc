@@ -82,7 +82,6 @@ class Supervisor {
   sigset_t former_mask_;
   bool stopping_ = false;
   bool interrupted_ = false;
-  bool failed_ = false;
   std::optional<Deadline> stop_deadline_;
   uint32_t workers_killed_ = 0;
   uint64_t last_movement_ = 0;
