@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "benchmarks/harness/report.h"
+
+#include <cstdio>
+#include <string>
+
+#include "absl/strings/str_format.h"
+#include "base/check.h"
+
+namespace handoff {
+
+namespace {
+
+constexpr Placement kPlacements[] = {Placement::kNear, Placement::kFar};
+
+std::string Nanoseconds(double ns) {
+  if (ns < 100) return absl::StrFormat("%.1f ns", ns);
+  if (ns < 10'000) return absl::StrFormat("%.0f ns", ns);
+  return absl::StrFormat("%.1f us", ns / 1000);
+}
+
+void Print(const std::string& line) {
+  std::fputs(line.c_str(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+void Report::Begin(std::string_view title) { Print(absl::StrFormat("\n### %s\n\n", title)); }
+
+void Report::Head() {
+  Print(
+      "| what | placement | ours | baseline | ratio | target | |\n| --- | --- | ---: | ---: | ---: "
+      "| --- | --- |\n");
+}
+
+void Report::Line(std::string_view what, Placement placement, const Samples& ours,
+                  const Samples& base, double target, bool at_least) {
+  const auto our_median = ours.Median(least_bursts_);
+  const auto base_median = base.Median(least_bursts_);
+  if (!our_median.has_value() || !base_median.has_value()) return;
+  const double ratio = at_least ? *base_median / *our_median : *our_median / *base_median;
+  const bool met = at_least ? ratio >= target : ratio <= target;
+  ++(met ? met_ : missed_);
+  Print(absl::StrFormat("| %s | %s | %s | %s | %.2f | %s %.3g | %s |\n", what,
+                        PlacementName(placement), Nanoseconds(*our_median),
+                        Nanoseconds(*base_median), ratio, at_least ? ">=" : "<=", target,
+                        met ? "met" : "NOT MET"));
+}
+
+void Report::Compare(std::string_view what, const Measured& ours, const Measured& base,
+                     double target, bool at_least) {
+  for (const Placement placement : kPlacements) {
+    Line(what, placement, ours.MessageNs(placement), base.MessageNs(placement), target, at_least);
+  }
+}
+
+void Report::LatencyAtMost(std::string_view what, const Measured& ours, const Measured& base,
+                           double target) {
+  for (const Placement placement : kPlacements) {
+    Line(what, placement, ours.LatencyNs(placement), base.LatencyNs(placement), target,
+         /*at_least=*/false);
+  }
+}
+
+void Report::Figures(const std::vector<Measured>& all) {
+  for (const Measured& one : all) {
+    for (const Placement placement : kPlacements) {
+      const Samples& message_ns = one.MessageNs(placement);
+      const auto median = message_ns.Median(least_bursts_);
+      if (!median.has_value()) continue;
+      std::string line = absl::StrFormat(
+          "- %s, %s (line there and back %s): %s, %.3g M/s; bursts of %d: %d used, %d dropped",
+          one.name, PlacementName(placement),
+          Nanoseconds(one.probe_ns[static_cast<size_t>(placement)].Median().value_or(0)),
+          Nanoseconds(*median), 1000 / *median, one.messages, message_ns.count(), one.dropped);
+      const Samples& latency_ns = one.LatencyNs(placement);
+      if (latency_ns.count() > 0) {
+        absl::StrAppendFormat(
+            &line, "; median %s, p99 %s, p99.9 %s", Nanoseconds(*latency_ns.Percentile(0.5)),
+            Nanoseconds(*latency_ns.Percentile(0.99)), Nanoseconds(*latency_ns.Percentile(0.999)));
+      }
+      Print(line + "\n");
+    }
+  }
+}
+
+const Measured& Report::Find(const std::vector<Measured>& all, std::string_view name) {
+  for (const Measured& one : all) {
+    if (one.name == name) return one;
+  }
+  HANDOFF_CHECK(false) << "no contender " << name;
+  __builtin_unreachable();
+}
+
+}  // namespace handoff
