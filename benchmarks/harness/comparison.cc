@@ -245,8 +245,12 @@ class SideA {
     const bool preempted = player_.Play(bursts_[contender], messages, latencies_ns_);
     const double after_ns = player_.Probe();
     const Placement placement = Classify(before_ns, after_ns);
-    if (placement == Placement::kMoved || (preempted && !contenders_[contender].yields)) {
-      ++measured.dropped;
+    if (preempted && !contenders_[contender].yields) {
+      ++measured.preempted;
+      return;
+    }
+    if (placement == Placement::kMoved) {
+      ++measured.moved;
       return;
     }
     const auto kind = static_cast<size_t>(placement);

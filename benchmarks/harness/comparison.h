@@ -45,15 +45,16 @@ struct Contender {
 struct ComparisonOptions {
   // How often each contender has its turn, and how long that takes. The number of messages of a
   // burst is found at the start of the comparison.
-  int rounds = 60;
-  absl::Duration burst = absl::Milliseconds(3);
+  int rounds = 100;
+  absl::Duration burst = absl::Milliseconds(1);
 };
 
 // What came out for one contender.
 struct Measured {
   std::string name;
   uint64_t messages = 0;  // in a burst
-  int dropped = 0;        // bursts that were preempted, or moved
+  int preempted = 0;      // bursts that were dropped because a side had to wait for its core
+  int moved = 0;          // likewise, because the placement changed
   // By placement (kNear, kFar): from the common start of both sides to the end of the later one, in
   // nanoseconds for a message, one value for each burst; and what side A has noted.
   std::array<Samples, kPlacementCount> message_ns;

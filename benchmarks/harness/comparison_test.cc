@@ -91,7 +91,7 @@ TEST_F(ComparisonTest, EveryBurstIsFiledUnderAPlacementOrDropped) {
   const auto all = Compare({yielding}, {.rounds = 20, .burst = absl::Microseconds(50)});
   const size_t near = all[0].MessageNs(Placement::kNear).count();
   const size_t far = all[0].MessageNs(Placement::kFar).count();
-  EXPECT_EQ(near + far + static_cast<size_t>(all[0].dropped), 20u);
+  EXPECT_EQ(near + far + static_cast<size_t>(all[0].preempted + all[0].moved), 20u);
   EXPECT_EQ(all[0].LatencyNs(Placement::kNear).count(), near);
   EXPECT_EQ(all[0].LatencyNs(Placement::kFar).count(), far);
 }

@@ -70,10 +70,12 @@ void Report::Figures(const std::vector<Measured>& all) {
       const auto median = message_ns.Median(least_bursts_);
       if (!median.has_value()) continue;
       std::string line = absl::StrFormat(
-          "- %s, %s (line there and back %s): %s, %.3g M/s; bursts of %d: %d used, %d dropped",
+          "- %s, %s (line there and back %s): %s, %.3g M/s; bursts of %d: %d used, %d preempted, "
+          "%d moved",
           one.name, PlacementName(placement),
           Nanoseconds(one.probe_ns[static_cast<size_t>(placement)].Median().value_or(0)),
-          Nanoseconds(*median), 1000 / *median, one.messages, message_ns.count(), one.dropped);
+          Nanoseconds(*median), 1000 / *median, one.messages, message_ns.count(), one.preempted,
+          one.moved);
       const Samples& latency_ns = one.LatencyNs(placement);
       if (latency_ns.count() > 0) {
         absl::StrAppendFormat(
