@@ -17,7 +17,9 @@ struct Block {
   uint64_t size_bytes = 0;  // room at `data`, at least what was asked for
   HoldWord hold;            // held(this member), with the generation of this use
   BlockId id = 0;
+  BlockSpan span;
 };
+static_assert(sizeof(Block) == 32);
 
 }  // namespace handoff
 

@@ -96,6 +96,7 @@ class LocalHeap {
       out->size_bytes = span->block_bytes;
       out->hold = *held;
       out->id = span->head_page * kWordsPerPage + index;
+      out->span = span->span;
       allocations_.store(allocations() + 1, std::memory_order_relaxed);
       return true;
     }

@@ -33,6 +33,7 @@ LocalSpan* SpanPool::Make(uint32_t head_page, uint32_t pages, uint16_t count, bo
   }
   span->head_page = head_page;
   span->pages = pages;
+  span->span = BlockSpan(head_page, !small);
   for (uint32_t i = 0; i < (small ? pages : 1); ++i) {
     spans_[head_page + i].store(span, std::memory_order_release);
   }

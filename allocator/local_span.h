@@ -34,6 +34,7 @@ struct alignas(kCacheLineSize) LocalSpan {
   uint16_t free_count;
   uint16_t list;  // index of the LocalHeap's lists: small class, or kSmallClassCount + bin
   bool listed_as_full;
+  BlockSpan span;  // of its blocks
 
   alignas(
       kCacheLineSize) uint64_t run;  // RunWord when we last looked: a block that shrinks changes it

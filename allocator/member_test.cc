@@ -170,7 +170,7 @@ TEST(MemberTest, BundleArrivesWholeOrIsFreedWhole) {
       if (part.kind != PartKind::kBlock) continue;
       receiver->main_segment().Release(Block{
           nullptr, 0, HoldWord::Of(HoldState::kHeld, part.generation, receiver->self().slot, 0),
-          part.row});
+          part.row, receiver->main_segment().view().Locate(part.row)->span});
     }
     EXPECT_TRUE(AllFree(*sender));
   }

@@ -174,46 +174,32 @@ absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) con
   return absl::ResourceExhaustedError(text);
 }
 
-void Segment::Release(const Block& block) {
+bool Segment::ReleaseOwn(LocalSpan* span, const Block& block) {
   LocalHeap& heap = heaps_->ThisThreads();
-  LocalSpan* span = source_.For(block.id / kWordsPerPage);
   // Only this thread makes a span its own or gives up one of its own, so the answer holds.
-  if (__builtin_expect(span != nullptr && span->heap.load(std::memory_order_relaxed) == &heap, 1)) {
-    heap.lock.OwnerLock();
-    // Others may have given the span back before we had the lock only if it was wholly free; it has
-    // our block.
-    heap.Release(span, block);
-    heap.lock.OwnerUnlock();
-    FrequentFence();
-    if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
-      MemoryCameBack(true);
-    }
-    return;
-  }
-  ReleaseForeign(block);
-}
-
-void Segment::ReleaseForeign(const Block& block) {
-  const std::optional<BlockLocation<RealSync>> location = view_.Locate(block.id);
-  HANDOFF_CHECK(location.has_value()) << "release of block " << block.id << " of " << name_;
-  HoldMoves<RealSync>::Release(*location->hold, block.hold);
-  HANDOFF_CRASH_POINT("segment.release.after_free");
+  if (__builtin_expect(span->heap.load(std::memory_order_relaxed) != &heap, 0)) return false;
+  heap.lock.OwnerLock();
+  // Others may have given the span back before we had the lock only if it was wholly free; it has
+  // our block.
+  heap.Release(span, block);
+  heap.lock.OwnerUnlock();
   FrequentFence();
-  LookAfter(location->head_page);
+  if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
+    MemoryCameBack(true);
+  }
+  return true;
 }
 
 void Segment::LookAfterFreed(BlockId id) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  if (location.has_value()) LookAfter(location->head_page);
+  if (location.has_value()) LookAfter(location->span.head_page());
 }
 
-void Segment::LookAfter(uint32_t head_page) {
-  // Pairs with the barrier of the reclaimer that made the page ownerless: one of us sees the other.
-  const PageWord head = view_.LoadPage(head_page);
-  if (__builtin_expect(head.state() == PageState::kOwnerless, 0)) {
+void Segment::LookAfter(uint32_t head_page, PageWord head) {
+  if (head.state() == PageState::kOwnerless) {
     PageMap<RealSync>::FreeOwnerless(view_, head_page, head);
   }
-  if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
+  if (view_.header().waiters.load(std::memory_order_relaxed) != 0) {
     MemoryCameBack(head.IsOwnedBy(self_.slot));
   }
 }
@@ -230,7 +216,7 @@ void Segment::SignalMemory() {
 }
 
 ShrinkResult Segment::Shrink(Block* block, uint64_t size_bytes) {
-  const HoldWord now = HoldMoves<RealSync>::Load(HoldOf(block->id));
+  const HoldWord now = HoldMoves<RealSync>::Load(HoldOf(*block));
   if (now != block->hold) return ShrinkResult::kShared;
   if (size_bytes > block->size_bytes || size_bytes == 0) return ShrinkResult::kLarger;
   const uint32_t page = block->id / kWordsPerPage;
@@ -244,24 +230,11 @@ ShrinkResult Segment::Shrink(Block* block, uint64_t size_bytes) {
   return ShrinkResult::kOk;
 }
 
-HoldMoves<RealSync>::Word& Segment::HoldOf(BlockId id) const {
-  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  HANDOFF_CHECK(location.has_value()) << "block " << id << " of " << name_;
-  return *location->hold;
-}
-
-std::optional<Block> Segment::Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
-  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  if (!location.has_value()) return std::nullopt;
-  return Taken(id, *location->hold,
-               HoldMoves<RealSync>::Accept(*location->hold, generation, self_.slot), used_bytes);
-}
-
 std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                            uint64_t used_bytes) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (!location.has_value()) return std::nullopt;
-  return Taken(id, *location->hold,
+  return Taken(id, *location,
                HoldMoves<RealSync>::AcceptPosted(*location->hold, generation, channel, self_.slot),
                used_bytes);
 }
@@ -269,24 +242,21 @@ std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint
 std::optional<Block> Segment::TakeBack(BlockId id, uint64_t generation) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (!location.has_value()) return std::nullopt;
-  return Taken(id, *location->hold,
+  return Taken(id, *location,
                HoldMoves<RealSync>::TakeBack(*location->hold, generation, self_.slot), 0);
 }
 
-std::optional<Block> Segment::Taken(BlockId id, HoldMoves<RealSync>::Word& hold,
-                                    std::optional<HoldWord> held, uint64_t used_bytes) {
-  if (!held.has_value()) return std::nullopt;
-  HANDOFF_CRASH_POINT("segment.accept.after_hold");
-  // Now that the block is ours its span stays as it is.
+std::optional<Block> Segment::TakenElsewhere(BlockId id, HoldMoves<RealSync>::Word& hold,
+                                             HoldWord held, uint64_t used_bytes) {
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
   if (location.has_value() && location->hold == &hold && used_bytes <= location->size_bytes &&
       location->offset_bytes + location->size_bytes <= size_bytes()) {
-    return Block{payload_ + location->offset_bytes, location->size_bytes, *held, id};
+    return Block{payload_ + location->offset_bytes, location->size_bytes, held, id, location->span};
   }
   // The sender lies, or the tables are damaged. Whatever was meant, the block is not lost.
-  HoldMoves<RealSync>::Release(hold, *held);
+  HoldMoves<RealSync>::Release(hold, held);
   FrequentFence();
-  if (location.has_value()) LookAfter(location->head_page);
+  if (location.has_value()) LookAfter(location->span.head_page());
   return std::nullopt;
 }
 

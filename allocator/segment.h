@@ -22,6 +22,7 @@
 #include "allocator/segment_usage.h"
 #include "allocator/segment_view.h"
 #include "base/clock.h"
+#include "base/crash_point.h"
 #include "base/fork_guard.h"
 #include "control_queue/member_table.h"
 
@@ -118,7 +119,15 @@ class Segment {
                                  const std::atomic<bool>* interrupted = nullptr);
 
   // Gives up a block that this member holds. Wakes those who wait for memory.
-  void Release(const Block& block);
+  void Release(const Block& block) {
+    // A span of another process is in no heap of this one.
+    LocalSpan* const span = source_.For(block.id / kWordsPerPage);
+    if (span != nullptr && ReleaseOwn(span, block)) return;
+    HoldMoves<RealSync>::Release(HoldOf(block), block.hold);
+    HANDOFF_CRASH_POINT("segment.release.after_free");
+    FrequentFence();
+    LookAfter(block.span.head_page());
+  }
 
   // Makes a held block smaller in place; pages that it no longer needs go back to the segment.
   // `size_bytes` is not zero.
@@ -127,15 +136,26 @@ class Segment {
   // held -> sent(self -> receiver): from here on the block belongs to the way to `receiver`.
   // Returns the hold under which it is published.
   HoldWord Mark(const Block& block, uint32_t receiver) {
-    return HoldMoves<RealSync>::Mark(HoldOf(block.id), block.hold, receiver);
+    return HoldMoves<RealSync>::Mark(HoldOf(block), block.hold, receiver);
   }
   // held -> posted(self -> channel).
   HoldWord Post(const Block& block, uint32_t channel) {
-    return HoldMoves<RealSync>::Post(HoldOf(block.id), block.hold, channel);
+    return HoldMoves<RealSync>::Post(HoldOf(block), block.hold, channel);
   }
   // What a handle names, if it was sent to this member and not taken yet; else nothing, whatever
   // the numbers: a stale or forged handle. `used_bytes` must not exceed the block.
-  std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes);
+  std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
+    return AcceptFrom(id, generation, used_bytes, kNobody);
+  }
+  // The same for who can guess the sender: then it takes one locked operation.
+  std::optional<Block> AcceptFrom(BlockId id, uint64_t generation, uint64_t used_bytes,
+                                  uint32_t sender) {
+    const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
+    if (!location.has_value()) return std::nullopt;
+    return Taken(id, *location,
+                 HoldMoves<RealSync>::AcceptFrom(*location->hold, generation, sender, self_.slot),
+                 used_bytes);
+  }
   std::optional<Block> AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                     uint64_t used_bytes);
   // Takes back what this member has sent and nobody has accepted; nothing when somebody has.
@@ -175,9 +195,24 @@ class Segment {
  private:
   Segment(SegmentParts parts, const LocalHeapLimits& limits);
 
-  HoldMoves<RealSync>::Word& HoldOf(BlockId id) const;
-  std::optional<Block> Taken(BlockId id, HoldMoves<RealSync>::Word& hold,
-                             std::optional<HoldWord> held, uint64_t used_bytes);
+  HoldMoves<RealSync>::Word& HoldOf(const Block& block) const {
+    return view_.HoldOf(block.id, block.span);
+  }
+  // What a locked operation has made ours, at `location` if that was true.
+  std::optional<Block> Taken(BlockId id, const BlockLocation<RealSync>& location,
+                             std::optional<HoldWord> held, uint64_t used_bytes) {
+    if (!held.has_value()) return std::nullopt;
+    HANDOFF_CRASH_POINT("segment.accept.after_hold");
+    // Now that the block is ours its span stays as it is.
+    if (__builtin_expect(view_.IsStill(id, location) && used_bytes <= location.size_bytes &&
+                             location.offset_bytes + location.size_bytes <= size_bytes(),
+                         1)) {
+      return Block{payload_ + location.offset_bytes, location.size_bytes, *held, id, location.span};
+    }
+    return TakenElsewhere(id, *location.hold, *held, used_bytes);
+  }
+  std::optional<Block> TakenElsewhere(BlockId id, HoldMoves<RealSync>::Word& hold, HoldWord held,
+                                      uint64_t used_bytes);
   bool IsPossible(uint64_t size_bytes, uint64_t alignment) const;
   AllocateResult AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out);
   AllocateResult AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim, Block* out,
@@ -185,8 +220,20 @@ class Segment {
   AllocateResult AllocateOnce(uint64_t size_bytes, uint64_t alignment, Block* out,
                               absl::Status* why);
   absl::Status Shortage(uint64_t size_bytes, const absl::Status& why) const;
-  void ReleaseForeign(const Block& block);
-  void LookAfter(uint32_t head_page);
+  // False: it is no span of the calling thread's heap.
+  bool ReleaseOwn(LocalSpan* span, const Block& block);
+  // After a block of the span was freed, and a fence.
+  void LookAfter(uint32_t head_page) {
+    // Pairs with the barrier of the reclaimer that made the page ownerless: one of us sees the
+    // other.
+    const PageWord head = view_.LoadPage(head_page);
+    if (__builtin_expect(head.state() == PageState::kOwnerless ||
+                             view_.header().waiters.load(std::memory_order_relaxed) != 0,
+                         0)) {
+      LookAfter(head_page, head);
+    }
+  }
+  void LookAfter(uint32_t head_page, PageWord head);
   void MemoryCameBack(bool own_span);
   void StopWaiting();
   // Between the store of a frequent side and its look at what a rare side stores.

@@ -18,6 +18,20 @@ namespace handoff {
 // plus its place in the span. 64 GiB of segment are 2^30 of them.
 using BlockId = uint32_t;
 
+// The span of a block in use: the page where it begins, and whether the block is all of it. Tells
+// where the hold is without a look at the tables.
+class BlockSpan {
+ public:
+  constexpr BlockSpan() = default;
+  constexpr BlockSpan(uint32_t head_page, bool large) : raw_(head_page << 1 | (large ? 1 : 0)) {}
+
+  constexpr uint32_t head_page() const { return raw_ >> 1; }
+  constexpr bool large() const { return (raw_ & 1) != 0; }
+
+ private:
+  uint32_t raw_ = 0;
+};
+
 // Where one block is. `hold` stays valid as long as the segment is mapped, the rest as long as the
 // caller knows that the block is in use.
 template <class Sync>
@@ -25,7 +39,9 @@ struct BlockLocation {
   typename Sync::template Atomic<uint64_t>* hold;
   uint64_t offset_bytes;  // of the payload
   uint64_t size_bytes;    // room of the block
-  uint32_t head_page;
+  BlockSpan span;
+  PageWord page;  // of the page that the id names, as it was seen
+  RunWord run;    // of a large block
 };
 
 // The mapped tables of one segment, and the arithmetic on them. A value of pointers; owns nothing.
@@ -58,6 +74,10 @@ class SegmentView {
   Word& large_hold(uint32_t page) const { return large_holds_[page]; }
   Word& run(uint32_t page) const { return runs_[page]; }
   Word& small_hold(BlockId id) const { return small_holds_[id]; }
+  // Of a block in use.
+  Word& HoldOf(BlockId id, BlockSpan span) const {
+    return span.large() ? large_holds_[span.head_page()] : small_holds_[id];
+  }
 
   PageWord LoadPage(uint32_t page) const {
     return PageWord(page_words_[page].load(std::memory_order_acquire));
@@ -85,23 +105,37 @@ class SegmentView {
     const uint32_t page = id / kWordsPerPage;
     if (page >= backed_pages()) return std::nullopt;
     const PageWord word = LoadPage(page);
-    if (word.IsFree() || word.size_class() == kPendingClass) return std::nullopt;
     if (word.size_class() < kSmallClassCount) {
-      if (word.distance() > page) return std::nullopt;
+      if (word.IsFree() || word.distance() > page) return std::nullopt;
       const SizeClass& size_class = kSizeClasses[word.size_class()];
       const uint32_t head = page - word.distance();
       const uint32_t index = id - head * kWordsPerPage;
       if (index >= size_class.count) return std::nullopt;
       return BlockLocation<Sync>{&small_holds_[id],
                                  head * kPageBytes + uint64_t{index} * size_class.block_bytes,
-                                 size_class.block_bytes, head};
+                                 size_class.block_bytes,
+                                 BlockSpan(head, false),
+                                 word,
+                                 RunWord()};
     }
     if (!word.IsHead() || word.size_class() != kLargeClass || id % kWordsPerPage != 0) {
       return std::nullopt;
     }
-    const uint32_t pages = LoadRun(page).PagesOf(word);
+    const RunWord run = LoadRun(page);
+    const uint32_t pages = run.PagesOf(word);
     if (pages > page_count_ - page) return std::nullopt;
-    return BlockLocation<Sync>{&large_holds_[page], page * kPageBytes, pages * kPageBytes, page};
+    return BlockLocation<Sync>{&large_holds_[page],
+                               page * kPageBytes,
+                               pages * kPageBytes,
+                               BlockSpan(page, true),
+                               word,
+                               run};
+  }
+  // Whether Locate() would give the same again.
+  bool IsStill(BlockId id, const BlockLocation<Sync>& location) const {
+    const uint32_t page = id / kWordsPerPage;
+    return LoadPage(page) == location.page &&
+           (!location.span.large() || LoadRun(page) == location.run);
   }
 
   // Whether every block of the span is free. Lasting only for who alone may allocate there, or if

@@ -5,6 +5,7 @@
 #include "allocator/block.h"
 #include "allocator/hold_moves.h"
 #include "allocator/segment.h"
+#include "base/check.h"
 
 namespace handoff::internal {
 
@@ -42,10 +43,9 @@ PartName Mark(Member& member, const Parcel& parcel, uint32_t receiver) {
   PartName name = parcel.name;
   switch (name.kind) {
     case PartKind::kBlock: {
-      Block block;
-      block.id = name.row;
-      block.hold = parcel.hold;
-      name.generation = member.SegmentAt(name.segment)->Mark(block, receiver).generation();
+      auto* const hold = member.SegmentAt(name.segment)->Find(name.row);
+      HANDOFF_CHECK(hold != nullptr) << "block " << name.row << " of segment " << name.segment;
+      name.generation = HoldMoves<RealSync>::Mark(*hold, parcel.hold, receiver).generation();
       break;
     }
     case PartKind::kReference:
@@ -142,6 +142,7 @@ bool Unwrap(Member& member, const Parcel& parcel, Message* message) {
       block.hold = parcel.hold;
       block.data = segment->payload() + location->offset_bytes;
       block.size_bytes = location->size_bytes;
+      block.span = location->span;
       if (name.used_bytes == 0 || name.used_bytes > block.size_bytes) {
         segment->Release(block);
         return false;
