@@ -96,7 +96,7 @@ class Member : private MemberHooks {
   // kResourceExhausted.
   absl::Status Share(Segment& segment, const Block& block, std::span<Reference> references);
   // A further reference to what `*reference` stands for. `*reference` may become one of another
-  // group.
+  // group. kResourceExhausted: the table of groups is full, or the block has some 200 000 already.
   absl::StatusOr<Reference> Copy(Reference* reference);
   void Release(const Reference& reference) { groups_->Release(reference); }
   // What a reference reads; the caller holds it.
@@ -155,6 +155,11 @@ class Member : private MemberHooks {
   void StopMoves() override {}
   bool ReclaimReferences(MemberId victim);
   void SweepGroups();
+
+  // A reference of a full group becomes the target of another: chains longer than this are not made
+  // and not followed.
+  static constexpr int kMaxGroupDepth = 64;
+  int Depth(uint32_t row) const;
 
   // The objects of a segment that stays mapped as long as this member.
   struct OwnedSegment {

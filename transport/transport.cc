@@ -7,6 +7,7 @@
 #include "allocator/segment_layout.h"
 #include "allocator/size_class.h"
 #include "base/check.h"
+#include "transport/parcel.h"
 
 namespace handoff {
 
@@ -69,6 +70,15 @@ absl::StatusOr<Message> Transport::Allocate(size_t size_bytes, const AllocateOpt
       segment_.Allocate(size_bytes, options.alignment, options.deadline, &interruption_.flag());
   if (!block.ok()) return block.status();
   return internal::MessageAccess::Make(segment_, *block, size_bytes);
+}
+
+absl::StatusOr<Message> Transport::Share(Message* message) {
+  absl::Status status = Usable();
+  if (!status.ok()) return status;
+  if (!internal::IsOf(*member_, *message)) {
+    return absl::InvalidArgumentError("a message of another transport cannot be shared here");
+  }
+  return internal::ShareMessage(*member_, message);
 }
 
 absl::StatusOr<std::unique_ptr<Socket>> Transport::CreateSocket(Pattern pattern,
