@@ -10,6 +10,21 @@
 
 namespace handoff {
 
+namespace {
+
+// "camera, pid 812: ". The name comes from another process: nothing that could move a cursor.
+std::string DescribeMember(const MemberTable<RealSync>& members, uint32_t slot) {
+  const MemberTable<RealSync>::Member row = members.Load(slot);
+  if (row.word.state == MemberState::kFree || row.identity.pid == 0) return "";
+  std::string name(row.identity.NameView());
+  for (char& c : name) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return absl::StrCat(name, ", pid ", row.identity.pid, ": ");
+}
+
+}  // namespace
+
 std::vector<uint32_t> SegmentUsage::TopHolders(size_t count) const {
   const auto bytes = [this](uint32_t slot) {
     return members[slot].held_bytes + members[slot].sent_bytes;
@@ -101,7 +116,8 @@ SegmentUsage ScanUsage(const SegmentView<RealSync>& view) {
   return usage;
 }
 
-std::string DescribeShortage(const SegmentUsage& usage, uint64_t requested_bytes) {
+std::string DescribeShortage(const SegmentUsage& usage, uint64_t requested_bytes,
+                             const MemberTable<RealSync>* members) {
   std::string text =
       absl::StrCat("requested ", FormatByteSize(requested_bytes), "; ",
                    FormatByteSize(usage.free_bytes), " of ", FormatByteSize(usage.size_bytes),
@@ -112,6 +128,7 @@ std::string DescribeShortage(const SegmentUsage& usage, uint64_t requested_bytes
   for (uint32_t slot : top) {
     const MemberUsage& member = usage.members[slot];
     absl::StrAppend(&text, separator, "member ", slot, " (",
+                    members == nullptr ? "" : DescribeMember(*members, slot),
                     FormatByteSize(member.held_bytes + member.sent_bytes), " in ",
                     member.held_blocks + member.sent_blocks, " blocks)");
     separator = ", ";

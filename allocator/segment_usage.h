@@ -52,9 +52,10 @@ struct SegmentUsage {
 // to the number of blocks, so not for the path of a message.
 SegmentUsage ScanUsage(const SegmentView<RealSync>& view);
 
-// "requested 4 MiB; 12 MiB free, largest free block 2 MiB; most is held by member 3 (1 GiB in 100
-// blocks), ..."
-std::string DescribeShortage(const SegmentUsage& usage, uint64_t requested_bytes);
+// "requested 4 MiB; 12 MiB of 1 GiB free, largest free block 2 MiB; most is held by member 3
+// (camera, pid 812: 1 GiB in 100 blocks), ...", with names and pids where `members` is given.
+std::string DescribeShortage(const SegmentUsage& usage, uint64_t requested_bytes,
+                             const MemberTable<RealSync>* members = nullptr);
 
 }  // namespace handoff
 

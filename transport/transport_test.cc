@@ -2,6 +2,7 @@
 #include "transport/transport.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <memory>
@@ -91,9 +92,35 @@ TEST_F(TransportTest, SaysWhatIsMissingWhenTheSegmentIsFull) {
   auto message = transport->Allocate(32 << 20);
   ASSERT_EQ(message.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(message.status().message()),
-              AllOf(HasSubstr("requested 32 MiB"), HasSubstr("16 MiB"), HasSubstr("48 MiB")));
+              AllOf(HasSubstr("requested 32 MiB"), HasSubstr("16 MiB of 64 MiB free"),
+                    HasSubstr("largest free block 16 MiB")));
   Message tried;
   EXPECT_EQ(transport->TryAllocate(32 << 20, &tried), AllocateResult::kFull);
+  EXPECT_EQ(transport->Allocate((64 << 20) + 1).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(transport->Allocate((64 << 20) + 1).status().message()),
+              AllOf(HasSubstr("67108865"), HasSubstr("67108864")));
+}
+
+TEST_F(TransportTest, NamesTheThreeMembersThatHoldMostWhenTheSegmentIsFull) {
+  std::vector<std::unique_ptr<Transport>> members;
+  std::vector<Message> held;
+  for (const int mib : {8, 20, 4, 16}) {
+    TransportOptions options = Options();
+    options.member_name = "holder of " + std::to_string(mib) + "\n";
+    members.push_back(OpenTransport(options));
+    held.push_back(Filled(*members.back(), static_cast<size_t>(mib) << 20, 1));
+  }
+  const absl::Status status = members[0]->Allocate(17 << 20).status();
+  const std::string pid = std::to_string(getpid());
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("holder of 20?, pid " + pid +
+                                                             ": 20 MiB in 1 blocks), member 4 ("
+                                                             "holder of 16?, pid " +
+                                                             pid +
+                                                             ": 16 MiB in 1 blocks), member 1 ("
+                                                             "holder of 8?, pid " +
+                                                             pid + ": 8 MiB in 1 blocks)"),
+                                                   testing::Not(HasSubstr("holder of 4"))));
 }
 
 TEST_F(TransportTest, WaitsForMemoryThatAnotherMemberReleases) {
