@@ -125,7 +125,7 @@ struct alignas(kCacheLineSize) SegmentRow {
   std::atomic<uint64_t> area_offset_bytes;
   std::atomic<uint64_t> area_size_bytes;
   std::atomic<uint32_t> id;
-  std::atomic<uint32_t> flags;  // of whoever made it, for people
+  std::atomic<uint32_t> flags;  // SegmentMemory::Flags() of whoever made it
 };
 static_assert(std::is_standard_layout_v<SegmentRow> && sizeof(SegmentRow) == kCacheLineSize);
 
@@ -214,6 +214,7 @@ inline constexpr uint64_t kBuildHash = HashNumbers(
         offsetof(SegmentHeader<RealSync>, backed_pages),
         offsetof(SegmentHeader<RealSync>, waiters),
         offsetof(SegmentHeader<RealSync>, waiting),
+        offsetof(SegmentHeader<RealSync>, mapped),
         kPageBytes,
         SegmentAreaLayout(1 << 20).large_holds,
         SegmentAreaLayout(1 << 20).runs,

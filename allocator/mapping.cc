@@ -110,6 +110,14 @@ void TouchPages(std::span<std::byte> bytes) {
   }
 }
 
+// The same of what may not be reserved: never ends in SIGBUS, and enters nothing where there is no
+// memory, or where the kernel (before 5.14) does not know the call.
+void EnterUnreserved([[maybe_unused]] std::span<std::byte> bytes) {
+#ifdef MADV_POPULATE_WRITE
+  madvise(bytes.data(), bytes.size(), MADV_POPULATE_WRITE);
+#endif
+}
+
 void TouchPagesForReading(std::span<const std::byte> bytes) {
   for (uint64_t offset = 0; offset < bytes.size(); offset += PageBytes()) {
     static_cast<void>(*static_cast<const volatile std::byte*>(&bytes[offset]));
@@ -391,6 +399,12 @@ absl::Status Mapping::Reserve(uint64_t offset_bytes, uint64_t length_bytes) {
   return absl::OkStatus();
 }
 
+void Mapping::Discard() {
+  HANDOFF_CHECK(state_ != nullptr);
+  munlock(bytes_.data(), bytes_.size());  // locked memory is not given back
+  madvise(bytes_.data(), bytes_.size(), MADV_REMOVE);
+}
+
 absl::Status Mapping::Lock(uint64_t offset_bytes, uint64_t length_bytes) {
   if (!state_->read_only) {
     if (absl::Status status = Reserve(offset_bytes, length_bytes); !status.ok()) return status;
@@ -416,12 +430,13 @@ absl::Status Mapping::Populate(const PopulateOptions& options) {
     return status;
   }
   const std::span<std::byte> part = bytes_.subspan(options.offset_bytes, length_bytes);
-  if (!state_->read_only) {
+  if (state_->read_only && (options.zero || options.huge_pages)) {
+    return absl::FailedPreconditionError(absl::StrCat(state_->path, ": mapped for reading only"));
+  }
+  if (!state_->read_only && !options.huge_pages) {
     if (absl::Status status = Reserve(options.offset_bytes, length_bytes); !status.ok()) {
       return status;
     }
-  } else if (options.zero) {
-    return absl::FailedPreconditionError(absl::StrCat(state_->path, ": mapped for reading only"));
   }
 
   // The threads take steps from `next`. Only the caller reports, so that no lock is held while it
@@ -434,7 +449,9 @@ absl::Status Mapping::Populate(const PopulateOptions& options) {
       if (begin >= length_bytes) return;
       const std::span<std::byte> step =
           part.subspan(begin, std::min(kPopulateStepBytes, length_bytes - begin));
-      if (options.zero) {
+      if (options.huge_pages) {
+        EnterUnreserved(step);
+      } else if (options.zero) {
         std::memset(step.data(), 0, step.size());
       } else if (state_->read_only) {
         TouchPagesForReading(step);
@@ -459,6 +476,13 @@ absl::Status Mapping::Populate(const PopulateOptions& options) {
   }
   work(/*reports=*/true);
   for (std::thread& helper : helpers) helper.join();
+  if (options.huge_pages) {
+    // What was entered is reserved; what could not be, is not to be had: this says why.
+    if (absl::Status status = Reserve(options.offset_bytes, length_bytes); !status.ok()) {
+      return status;
+    }
+    if (options.zero) std::memset(part.data(), 0, part.size());
+  }
   if (options.progress) options.progress(done.load(std::memory_order_relaxed));
   return absl::OkStatus();
 }

@@ -99,6 +99,10 @@ class Mapping {
   // this.
   absl::Status Reserve(uint64_t offset_bytes, uint64_t length_bytes);
 
+  // Gives the memory of the whole window back to the file system, for all who have mapped it; it
+  // reads as zeros then. Where the file system cannot do this, nothing happens.
+  void Discard();
+
   // Keeps a part of the window in memory (mlock), which also brings it in; it is reserved first.
   // kResourceExhausted names RLIMIT_MEMLOCK and its value.
   absl::Status Lock(uint64_t offset_bytes, uint64_t length_bytes);
@@ -108,6 +112,8 @@ class Mapping {
     uint64_t length_bytes = 0;  // 0: up to the end of the window
     bool zero = false;          // write zeros; otherwise the contents stay
     uint32_t threads = 0;       // 0: one for each processor, at most 16
+    // The kernel gives huge pages to who touches, not to who reserves: enters the pages first.
+    bool huge_pages = false;
     // Called now and then, by the calling thread, with the number of bytes done so far.
     std::function<void(uint64_t done_bytes)> progress = nullptr;
   };

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/member.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -92,11 +91,12 @@ bool MemberNames::Release(const PartName& name, HoldWord seen) const {
 
 absl::StatusOr<std::unique_ptr<Member>> Member::Join(SessionOptions options) {
   options.prepare_segment = PrepareSegment;
+  const SegmentMemory memory = options.main_segment_memory;
   absl::StatusOr<std::unique_ptr<Session>> session = Session::Join(options);
   if (!session.ok()) return session.status();
   std::unique_ptr<Member> member(new Member(*std::move(session)));
   if (absl::Status status = member->OpenTables(); !status.ok()) return status;
-  absl::StatusOr<Segment*> main = member->FindSegment(0);
+  absl::StatusOr<Segment*> main = member->FindSegment(0, memory);
   if (!main.ok()) return main.status();
   member->main_segment_ = *main;
   member->session_->set_hooks(member.get());
@@ -165,9 +165,10 @@ absl::Status Member::OpenRings(Mapping table, Mapping data) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Segment*> Member::Attach(SegmentObjects objects) {
+absl::StatusOr<Member::OwnedSegment*> Member::Attach(SegmentObjects objects) {
   const uint32_t row = objects.row;
-  if (owned_[row] != nullptr) return owned_[row]->segment.get();
+  // Another segment's only until that one was retired; and its row is not used again before.
+  if (owned_[row] != nullptr) return owned_[row].get();
   auto owned = std::make_unique<OwnedSegment>();
   owned->objects = std::move(objects);
   SegmentParts parts;
@@ -184,9 +185,14 @@ absl::StatusOr<Segment*> Member::Attach(SegmentObjects objects) {
   if (!segment.ok()) return segment.status();
   owned->segment = *std::move(segment);
   owned->segment->set_reclaim_dead([this] { return ReclaimDead(); });
+  owned->segment->view().SetMapped(self().slot, true);
+  if (!session_->IsLive(owned->objects)) {
+    owned->segment->view().SetMapped(self().slot, false);
+    return absl::NotFoundError(absl::StrCat("segment ", owned->objects.id, ": is being removed"));
+  }
   owned_[row] = std::move(owned);
   segments_[row].store(owned_[row]->segment.get(), std::memory_order_release);
-  return owned_[row]->segment.get();
+  return owned_[row].get();
 }
 
 Segment* Member::MapSegment(uint32_t row) {
@@ -198,22 +204,90 @@ Segment* Member::MapSegment(uint32_t row) {
   return nullptr;
 }
 
-absl::StatusOr<Segment*> Member::FindSegment(uint32_t id) {
-  absl::MutexLock lock(&mutex_);
+absl::StatusOr<Member::OwnedSegment*> Member::Find(uint32_t id) {
   for (const std::unique_ptr<OwnedSegment>& owned : owned_) {
-    if (owned != nullptr && owned->objects.id == id) return owned->segment.get();
+    if (owned != nullptr && owned->objects.id == id && session_->IsLive(owned->objects)) {
+      return owned.get();
+    }
   }
   absl::StatusOr<SegmentObjects> objects = session_->OpenSegment(id);
   if (!objects.ok()) return objects.status();
   return Attach(*std::move(objects));
 }
 
+absl::StatusOr<Segment*> Member::FindSegment(uint32_t id, const SegmentMemory& memory) {
+  OwnedSegment* owned = nullptr;
+  {
+    absl::MutexLock lock(&mutex_);
+    const absl::StatusOr<OwnedSegment*> found = Find(id);
+    if (!found.ok()) return found.status();
+    owned = *found;
+  }
+  const absl::Status status = BringInSegmentMemory(memory, owned->objects.payload);
+  if (!status.ok()) return status;
+  return owned->segment.get();
+}
+
 absl::StatusOr<Segment*> Member::CreateSegment(SegmentOptions options) {
   options.prepare = PrepareSegment;
+  const uint32_t id = options.id;
+  const SegmentMemory memory = options.memory;
   absl::StatusOr<SegmentObjects> objects = session_->CreateSegment(std::move(options));
   if (!objects.ok()) return objects.status();
+  absl::StatusOr<OwnedSegment*> owned;
+  {
+    absl::MutexLock lock(&mutex_);
+    owned = Attach(*std::move(objects));
+  }
+  absl::Status status = owned.status();
+  // Not before the others can go on: this may take seconds.
+  if (status.ok()) status = BringInSegmentMemory(memory, (*owned)->objects.payload);
+  if (!status.ok()) {
+    session_->RemoveSegment(id).IgnoreError();  // the first error is the one to report
+    return status;
+  }
+  return (*owned)->segment.get();
+}
+
+absl::Status Member::RemoveSegment(uint32_t id) {
+  if (id == 0) {
+    return absl::InvalidArgumentError("segment 0 is the main segment, which ends with the session");
+  }
+  return session_->RemoveSegment(id);
+}
+
+absl::StatusOr<SegmentPin> Member::PinSegment(uint32_t id) {
+  if (id == 0) return SegmentPin(*main_segment_, nullptr);
   absl::MutexLock lock(&mutex_);
-  return Attach(*std::move(objects));
+  const absl::StatusOr<OwnedSegment*> owned = Find(id);
+  if (!owned.ok()) return owned.status();
+  (*owned)->gate.ReaderLock();
+  return SegmentPin(*(*owned)->segment, &(*owned)->gate);
+}
+
+// 1. the row says that the segment was removed: nobody begins an allocation from it here, and none
+// is under way (the gate)   2. no block of it is in use, so no name of one is on its way, and the
+// row's number is of no use to this member   3. unmapped for SegmentAt()   4. mapped := 0. Whoever
+// is still allocating elsewhere has its own `mapped` set.
+void Member::RetireSegments() {
+  absl::MutexLock lock(&mutex_);
+  for (uint32_t row = 0; row < kMaxSegments; ++row) {
+    std::unique_ptr<OwnedSegment>& owned = owned_[row];
+    if (owned == nullptr || session_->IsLive(owned->objects)) continue;  // 1
+    if (!owned->gate.TryLock()) continue;
+    const bool unused = owned->segment->Usage().used_blocks == 0;  // 2
+    if (unused) {
+      segments_[row].store(nullptr, std::memory_order_release);  // 3
+      owned->segment->view().SetMapped(self().slot, false);      // 4
+    }
+    owned->gate.Unlock();
+    if (unused) retired_.push_back(std::move(owned));
+  }
+  for (const std::unique_ptr<OwnedSegment>& owned : retired_) {
+    if (owned->emptied || owned->segment->view().MappedByAny(session_->members())) continue;
+    owned->emptied = true;
+    owned->objects.payload.Discard();
+  }
 }
 
 absl::Status Member::Share(Segment& segment, const Block& block, std::span<Reference> references) {
@@ -236,16 +310,8 @@ absl::Status Member::Share(Segment& segment, const Block& block, std::span<Refer
 absl::StatusOr<Reference> Member::Copy(Reference* reference) {
   std::optional<Reference> copy = groups_->Copy(*reference, self().slot);
   if (copy.has_value()) return *copy;
-  // Every word of the group is in use: our reference becomes a group of its own, of a larger one
-  // the larger, so that many copies make no long chain.
-  const int depth = Depth(reference->row);
-  if (depth >= kMaxGroupDepth) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("too many references to one block: a chain of ", depth, " full groups"));
-  }
-  constexpr uint32_t kGrowth = 8;
-  const uint32_t room = std::min(kMaxReferences, groups_->Capacity(reference->row) * kGrowth);
-  const auto row = group_rows_->Allocate(room / kWordsPerPage);
+  // Every word of the group is in use: our reference becomes a group of its own.
+  const auto row = group_rows_->Allocate(kMaxReferences / kWordsPerPage / 8);
   if (!row.ok()) return row.status();
   const PartName target = PartName::Reference(reference->row, reference->index, 0, 0);
   Reference both[2];
@@ -256,20 +322,10 @@ absl::StatusOr<Reference> Member::Copy(Reference* reference) {
   return both[1];
 }
 
-int Member::Depth(uint32_t row) const {
-  int depth = 1;
-  for (; depth < kMaxGroupDepth; ++depth) {
-    const std::optional<PartName> target = groups_->Target(row);
-    if (!target.has_value() || target->kind != PartKind::kReference) break;
-    row = target->group();
-    if (groups_->Find(row, target->reference()) == nullptr) break;
-  }
-  return depth;
-}
-
 std::optional<BlockView> Member::View(const Reference& reference) {
+  constexpr int kMaxDepth = 64;
   uint32_t row = reference.row;
-  for (int depth = 0; depth < kMaxGroupDepth; ++depth) {
+  for (int depth = 0; depth < kMaxDepth; ++depth) {
     const std::optional<PartName> target = groups_->Target(row);
     if (!target.has_value()) return std::nullopt;
     if (target->kind == PartKind::kReference) {
@@ -285,7 +341,7 @@ std::optional<BlockView> Member::View(const Reference& reference) {
         location->offset_bytes + location->size_bytes > segment->size_bytes()) {
       return std::nullopt;
     }
-    return BlockView{segment->payload() + location->offset_bytes, location->size_bytes};
+    return BlockView{segment, segment->payload() + location->offset_bytes, location->size_bytes};
   }
   return std::nullopt;
 }
@@ -366,9 +422,12 @@ bool Member::ReclaimMember(MemberId victim) {
                    return now.IsFree();
                  });
   for (const SegmentInfo& info : session_->Segments()) {
-    Segment* segment = SegmentAt(info.row);
-    if (segment == nullptr) return false;  // no room to map it now: asked again
-    if (!segment->Reclaim(victim, &count)) return true;
+    if (SegmentAt(info.row) == nullptr) return false;  // no room to map it now: asked again
+  }
+  // Also what was removed, and is still in use here.
+  for (const std::atomic<Segment*>& entry : segments_) {
+    Segment* segment = entry.load(std::memory_order_acquire);
+    if (segment != nullptr && !segment->Reclaim(victim, &count)) return true;
   }
   SweepGroups();
   return true;
@@ -411,6 +470,7 @@ void Member::Tick() {
       segment->Tick();
     }
   }
+  RetireSegments();
   group_rows_->Tick();
   bundle_rows_->Tick();
   for (const RowTable* table : {group_rows_.get(), bundle_rows_.get()}) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -21,12 +22,37 @@
 #include "allocator/ring_table.h"
 #include "allocator/row_table.h"
 #include "allocator/segment.h"
+#include "allocator/segment_memory.h"
+#include "allocator/segment_table.h"
 #include "allocator/session.h"
 #include "allocator/share_group.h"
 
 namespace handoff {
 
 class Member;
+
+// A segment that an allocation may be made from, as long as this object lives.
+class SegmentPin {
+ public:
+  SegmentPin(SegmentPin&& other) noexcept
+      : segment_(other.segment_), gate_(std::exchange(other.gate_, nullptr)) {}
+  SegmentPin& operator=(SegmentPin&&) = delete;
+  ~SegmentPin() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (gate_ != nullptr) gate_->ReaderUnlock();
+  }
+
+  Segment& operator*() const { return *segment_; }
+  Segment* operator->() const { return segment_; }
+
+ private:
+  friend class Member;
+
+  // `gate`: locked for reading; null for the main segment, which is never removed.
+  SegmentPin(Segment& segment, absl::Mutex* gate) : segment_(&segment), gate_(gate) {}
+
+  Segment* segment_;
+  absl::Mutex* gate_;
+};
 
 // Finds the words that a PartName names, for share groups, bundles and reclaim.
 class MemberNames {
@@ -51,6 +77,7 @@ using Reference = Groups::Reference;
 
 // What a reference or a part reads: the bytes of a block that may not be written.
 struct BlockView {
+  Segment* segment = nullptr;
   const std::byte* data = nullptr;
   uint64_t size_bytes = 0;  // room
 };
@@ -86,17 +113,31 @@ class Member : private MemberHooks {
     Segment* segment = segments_[row].load(std::memory_order_acquire);
     return __builtin_expect(segment != nullptr, 1) ? segment : MapSegment(row);
   }
-  // The segment with this id. kNotFound.
-  absl::StatusOr<Segment*> FindSegment(uint32_t id);
-  // A further segment, which lives until it is removed or as long as the session.
+  // The segment with this id, mapped when it is first asked for; `memory` says what of it to bring
+  // in or lock now. Stays mapped as long as this member. kNotFound; errors of
+  // BringInSegmentMemory().
+  absl::StatusOr<Segment*> FindSegment(uint32_t id, const SegmentMemory& memory = {});
+
+  // A further segment, which lives until it is removed or as long as the session. Errors of
+  // SegmentTable::Create() and BringInSegmentMemory(): then there is none.
   absl::StatusOr<Segment*> CreateSegment(SegmentOptions options);
+
+  // Takes a further segment's name and id away. Nobody maps it or allocates from it any more; its
+  // messages stay good where it is mapped, and its memory goes back with the last of them, within
+  // ticks. A handle that reaches a process which had not mapped it is stale there.
+  // kInvalidArgument: the main segment; kNotFound.
+  absl::Status RemoveSegment(uint32_t id);
+
+  // The segment with this id for an allocation, which cannot be retired until the pin is gone.
+  // kNotFound: there is none, or it was removed.
+  absl::StatusOr<SegmentPin> PinSegment(uint32_t id) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   // Makes the block, held by this member, one with `references.size()` owners (1 to
   // kMaxReferences), all of which this member holds at first. Failed, nothing has changed:
   // kResourceExhausted.
   absl::Status Share(Segment& segment, const Block& block, std::span<Reference> references);
   // A further reference to what `*reference` stands for. `*reference` may become one of another
-  // group. kResourceExhausted: the table of groups is full, or the block has some 200 000 already.
+  // group.
   absl::StatusOr<Reference> Copy(Reference* reference);
   void Release(const Reference& reference) { groups_->Release(reference); }
   // What a reference reads; the caller holds it.
@@ -143,33 +184,36 @@ class Member : private MemberHooks {
  private:
   friend class MemberNames;
 
+  // The objects of a segment that stays mapped as long as this member.
+  struct OwnedSegment {
+    SegmentObjects objects;
+    std::unique_ptr<Segment> segment;
+    bool emptied = false;  // once retired
+    absl::Mutex gate;      // read-locked during an allocation, locked to retire; after mutex_
+  };
+
   explicit Member(std::unique_ptr<Session> session);
 
   absl::Status OpenTables();
   absl::Status OpenRings(Mapping table, Mapping data);
-  absl::StatusOr<Segment*> Attach(SegmentObjects objects) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<OwnedSegment*> Attach(SegmentObjects objects)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<OwnedSegment*> Find(uint32_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Segment* MapSegment(uint32_t row);
 
   bool ReclaimMember(MemberId victim) override;
   void Tick() override;
   void StopMoves() override {}
   bool ReclaimReferences(MemberId victim);
+  void RetireSegments();
   void SweepGroups();
-
-  // A reference of a full group becomes the target of another: chains longer than this are not made
-  // and not followed.
-  static constexpr int kMaxGroupDepth = 64;
-  int Depth(uint32_t row) const;
-
-  // The objects of a segment that stays mapped as long as this member.
-  struct OwnedSegment {
-    SegmentObjects objects;
-    std::unique_ptr<Segment> segment;
-  };
 
   std::unique_ptr<Session> session_;
   absl::Mutex mutex_;
   std::array<std::unique_ptr<OwnedSegment>, kMaxSegments> owned_ ABSL_GUARDED_BY(mutex_);
+  // Removed, and of no use to this member any more. A thread may still be looking at their tables,
+  // so they stay mapped; their payload goes back once nobody needs it.
+  std::vector<std::unique_ptr<OwnedSegment>> retired_ ABSL_GUARDED_BY(mutex_);
   std::array<std::atomic<Segment*>, kMaxSegments> segments_{};
   Segment* main_segment_ = nullptr;
   Mapping ring_table_area_;

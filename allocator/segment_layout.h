@@ -48,6 +48,10 @@ struct SegmentHeader {
 
   // One byte a member that waits for memory; written by it, cleared by its reclaimer.
   alignas(kCacheLineSize) Atomic<uint8_t> waiting[1024];
+
+  // One byte a member that has the segment mapped and may name it by its row; written by it, left
+  // by the dead. See SegmentView::SetMapped().
+  alignas(kCacheLineSize) Atomic<uint8_t> mapped[1024];
 };
 static_assert(std::is_standard_layout_v<SegmentHeader<RealSync>>);
 static_assert(sizeof(SegmentHeader<RealSync>) <= kPageBytes);

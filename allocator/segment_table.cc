@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "allocator/segment_layout.h"
+#include "allocator/segment_view.h"
 #include "allocator/size_class.h"
 #include "base/byte_size.h"
 #include "base/check.h"
@@ -71,6 +72,16 @@ absl::Status SegmentTable::Repair() {
   return absl::OkStatus();
 }
 
+bool SegmentTable::IsStillMapped(const SegmentInfo& former) const {
+  if (former.area_offset_bytes == 0) return false;  // the row was never used
+  absl::StatusOr<Mapping> area =
+      management_->Window({.offset_bytes = former.area_offset_bytes, .length_bytes = kPageBytes});
+  if (!area.ok() || !area->Reserve(0, kPageBytes).ok()) return true;  // as good as
+  const SegmentView<RealSync> view(area->bytes().data(), 0);
+  const MemberTable<RealSync> members(layout().members);
+  return view.MappedByAny(members);
+}
+
 absl::StatusOr<uint64_t> SegmentTable::TakeArea(uint64_t size_bytes) {
   std::atomic<uint64_t>& area_end = layout().header.area_end;
   const uint64_t offset_bytes = area_end.load(std::memory_order_relaxed);
@@ -104,7 +115,7 @@ absl::StatusOr<SegmentObjects> SegmentTable::Create(const SegmentOptions& option
   for (uint32_t row = 0; row < kMaxSegments; ++row) {
     const SegmentInfo info = LoadSegmentRow(layout(), row);
     if (info.word.state == SegmentState::kFree) {
-      if (!free_row.has_value()) free_row = row;
+      if (!free_row.has_value() && !IsStillMapped(info)) free_row = row;
     } else if (info.id == options.id) {
       return absl::AlreadyExistsError(absl::StrCat("segment ", options.id, " is there already, of ",
                                                    FormatByteSize(info.size_bytes)));
@@ -112,7 +123,9 @@ absl::StatusOr<SegmentObjects> SegmentTable::Create(const SegmentOptions& option
   }
   if (!free_row.has_value()) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("segment ", options.id, ": all ", kMaxSegments, " segments are in use"));
+        absl::StrCat("segment ", options.id, ": all ", kMaxSegments,
+                     " segments are in use, or were removed with messages in them that members "
+                     "still have"));
   }
   const std::string path = names_->SegmentPath(options.id);
   if (options.id == 0 && names_->main_is_renamed() && Exists(path)) {
@@ -129,7 +142,7 @@ absl::StatusOr<SegmentObjects> SegmentTable::Create(const SegmentOptions& option
       .row = *free_row,
       .word = SegmentWord::FromPacked(row.word.load(std::memory_order_relaxed)),
       .id = options.id,
-      .flags = options.flags,
+      .flags = options.memory.Flags(),
       .size_bytes = size_bytes,
       .area_offset_bytes = *area_offset_bytes,
       .area_size_bytes = area_size_bytes,
@@ -167,6 +180,9 @@ absl::StatusOr<SegmentObjects> SegmentTable::MakeFiles(const SegmentInfo& info,
                              .alignment_bytes = kPayloadAlignmentBytes});
   if (!payload.ok()) return payload.status();
   HANDOFF_CRASH_POINT("segment.create.file");
+  if (absl::Status status = PlaceSegmentMemory(options.memory, *payload); !status.ok()) {
+    return status;
+  }
   absl::StatusOr<SegmentObjects> objects = Map(info, std::move(payload).value());
   if (!objects.ok()) return objects;
   if (options.prepare) {
@@ -220,6 +236,7 @@ absl::StatusOr<SegmentObjects> SegmentTable::Open(uint32_t id) const {
       return absl::NotFoundError(absl::StrCat("segment ", id, ": is being removed"));
     }
     if (!payload.ok()) return payload.status();
+    FollowSegmentFlags(info.flags, *payload);
     return Map(info, std::move(payload).value());
   }
   return absl::NotFoundError(absl::StrCat("segment ", id, ": there is none of this id"));

@@ -12,6 +12,7 @@
 #include "allocator/management_layout.h"
 #include "allocator/mapping.h"
 #include "allocator/object_names.h"
+#include "allocator/segment_memory.h"
 
 namespace handoff {
 
@@ -25,13 +26,13 @@ struct SegmentObjects {
   uint64_t size_bytes = 0;  // of the payload
   uint32_t row = 0;         // in the segment table, below kMaxSegments
   uint32_t generation = 0;  // of the row
-  uint32_t flags = 0;       // as given when it was made
+  uint32_t flags = 0;       // SegmentMemory::Flags() of who made it
 };
 
 struct SegmentOptions {
   uint32_t id = 0;          // at most kMaxSegmentId; 0 is the main segment
   uint64_t size_bytes = 0;  // 1 to kMaxSegmentBytes; rounded up to a multiple of kPageBytes
-  uint32_t flags = 0;
+  SegmentMemory memory = {};
   // Called with both mapped, before anybody else can find the segment: writes what must be in the
   // area from the start. An error undoes everything.
   std::function<absl::Status(SegmentObjects&)> prepare = nullptr;
@@ -51,9 +52,10 @@ class SegmentTable {
   // Undoes what somebody who died left half-made or half-removed. Before Create() and Remove().
   absl::Status Repair();
 
-  // Makes a segment. kAlreadyExists: there is a segment of this id, or the file of a renamed main
-  // segment is there without one. kResourceExhausted: all kMaxSegments rows are in use, or no room
-  // for the file.
+  // Makes a segment; its memory is placed, not yet brought in. kAlreadyExists: there is a segment
+  // of this id, or the file of a renamed main segment is there without one. kResourceExhausted: all
+  // kMaxSegments rows are in use, those included whose segment was removed and is still mapped by a
+  // member; or no room for the file. Errors of PlaceSegmentMemory().
   absl::StatusOr<SegmentObjects> Create(const SegmentOptions& options);
 
   // Takes the segment off the table and unlinks its file. Whoever has mapped it keeps what it has
@@ -77,6 +79,7 @@ class SegmentTable {
 
  private:
   ManagementLayout& layout() const;
+  bool IsStillMapped(const SegmentInfo& former) const;
   absl::StatusOr<uint64_t> TakeArea(uint64_t size_bytes);
   absl::StatusOr<SegmentObjects> Map(const SegmentInfo& info, Mapping payload) const;
   absl::Status FinishRemoval(uint32_t row);

@@ -54,7 +54,11 @@ class SegmentTableTest : public ::testing::Test {
   bool Exists(uint32_t id) const { return std::filesystem::exists(names_->SegmentPath(id)); }
 
   static SegmentOptions Options(uint32_t id) {
-    return {.id = id, .size_bytes = kMiB, .flags = id + 7};
+    SegmentOptions options;
+    options.id = id;
+    options.size_bytes = kMiB;
+    options.memory.zero = true;
+    return options;
   }
 
   std::vector<uint32_t> Ids() const {
@@ -77,7 +81,8 @@ TEST_F(SegmentTableTest, MakesSegmentsThatOthersOpen) {
   const absl::StatusOr<SegmentObjects> opened = table_->Open(0);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(opened->size_bytes, kMiB);
-  EXPECT_EQ(opened->flags, 7u);
+  EXPECT_EQ(opened->flags, Options(0).memory.Flags());
+  EXPECT_NE(opened->flags, 0u);
   EXPECT_EQ(opened->name, names_->Segment(0));
   EXPECT_EQ(opened->row, made->row);
   EXPECT_EQ(opened->generation, made->generation);

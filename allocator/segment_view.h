@@ -11,6 +11,7 @@
 #include "allocator/page_word.h"
 #include "allocator/segment_layout.h"
 #include "allocator/size_class.h"
+#include "control_queue/member_table.h"
 
 namespace handoff {
 
@@ -138,6 +139,22 @@ class SegmentView {
            (!location.span.large() || LoadRun(page) == location.run);
   }
 
+  // The block that begins at this byte of the payload, if one can be there now; as Locate().
+  std::optional<BlockId> IdAt(uint64_t offset_bytes) const {
+    const uint64_t page = offset_bytes / kPageBytes;
+    if (page >= backed_pages()) return std::nullopt;
+    const PageWord word = LoadPage(static_cast<uint32_t>(page));
+    uint64_t id = page * kWordsPerPage;
+    if (!word.IsFree() && word.size_class() < kSmallClassCount && word.distance() <= page) {
+      const uint64_t head = page - word.distance();
+      id = head * kWordsPerPage +
+           (offset_bytes - head * kPageBytes) / kSizeClasses[word.size_class()].block_bytes;
+    }
+    const auto location = Locate(static_cast<BlockId>(id));
+    if (!location.has_value() || location->offset_bytes != offset_bytes) return std::nullopt;
+    return static_cast<BlockId>(id);
+  }
+
   // Whether every block of the span is free. Lasting only for who alone may allocate there, or if
   // nobody may.
   bool AllFree(uint32_t head_page, PageWord head) const {
@@ -169,6 +186,31 @@ class SegmentView {
     header_->waiters.store(0, std::memory_order_release);                    // 1
     Sync::FullFence();                                                       // 2
     if (AnyWaiting()) header_->waiters.store(1, std::memory_order_release);  // 3
+  }
+
+  // A removed segment's row may be used again once no member can take the next segment of the row
+  // for this one.
+  //   Mapping:  1. mapped := 1   2. full fence   3. the row still says this segment: use it, or
+  //             mapped := 0
+  //   Removing: 4. the row says removed (byte 0 held)
+  //   Row used again: 5. full fence   6. nobody alive has `mapped` set (byte 0 held)
+  // 1 and 3 against 4 and 6: who is not seen in 6 sees 4. A member that needs nothing of a removed
+  // segment any more sets 0, after the last use of its row's number. Killed anywhere: its byte
+  // stays, and counts only while somebody lives in its slot.
+  void SetMapped(uint32_t slot, bool mapped) const {
+    header_->mapped[slot].store(mapped ? 1 : 0, std::memory_order_release);  // 1
+    Sync::FullFence();                                                       // 2
+  }
+  template <class Members>
+  bool MappedByAny(const Members& members) const {
+    Sync::FullFence();  // 5
+    for (uint32_t slot = 1, end = members.SlotsUsed(); slot < end; ++slot) {
+      if (header_->mapped[slot].load(std::memory_order_acquire) != 0 &&
+          members.Word(slot).state != MemberState::kFree) {
+        return true;  // 6
+      }
+    }
+    return false;
   }
 
  private:

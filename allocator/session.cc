@@ -130,6 +130,7 @@ absl::Status Session::Joined::MakeMainSegment(const SessionOptions& options) {
   if (options.main_segment_bytes == 0 || HasMainSegment(layout())) return absl::OkStatus();
   SegmentOptions segment;
   segment.size_bytes = options.main_segment_bytes;
+  segment.memory = options.main_segment_memory;
   segment.prepare = options.prepare_segment;
   return segments.Create(segment).status();
 }
@@ -451,6 +452,12 @@ absl::StatusOr<Mapping> Session::EnsureArea(AreaKind kind, uint64_t size_bytes,
 absl::StatusOr<SegmentObjects> Session::OpenSegment(uint32_t id) const {
   if (absl::Status status = CheckUsable(); !status.ok()) return status;
   return segments_.Open(id);
+}
+
+bool Session::IsLive(const SegmentObjects& objects) const {
+  const SegmentWord live = {.generation = objects.generation, .state = SegmentState::kLive};
+  return SegmentWord::FromPacked(
+             layout().segments[objects.row].word.load(std::memory_order_acquire)) == live;
 }
 
 absl::StatusOr<Mapping> Session::OpenArea(AreaKind kind) const {

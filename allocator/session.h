@@ -20,6 +20,7 @@
 #include "allocator/member_hooks.h"
 #include "allocator/member_watch.h"
 #include "allocator/object_names.h"
+#include "allocator/segment_memory.h"
 #include "allocator/segment_table.h"
 #include "base/clock.h"
 #include "base/sync.h"
@@ -56,6 +57,9 @@ struct SessionOptions {
   // Size of the main segment, if this member is the first; 0: none is made. The size that the first
   // member gave counts for all.
   uint64_t main_segment_bytes = uint64_t{2} << 30;
+
+  // Of the main segment: placed by the member that makes it. Not brought in by the session.
+  SegmentMemory main_segment_memory = {};
 
   // Writes what must be in the area of a segment from the start; for every segment made through
   // this session.
@@ -138,6 +142,8 @@ class Session {
   absl::StatusOr<Mapping> EnsureArea(AreaKind kind, uint64_t size_bytes, uint64_t backed_bytes);
   absl::StatusOr<SegmentObjects> OpenSegment(uint32_t id) const;
   absl::StatusOr<Mapping> OpenArea(AreaKind kind) const;
+  // Whether what was mapped is still the segment of its row.
+  bool IsLive(const SegmentObjects& objects) const;
   std::vector<SegmentInfo> Segments() const { return segments_.List(); }
 
   // Runs `change` while no other process makes or removes objects of this session, joins or leaves.

@@ -30,14 +30,15 @@ std::string UnshareMounts() {
 
 }  // namespace
 
-SmallTmpfs::SmallTmpfs(uint64_t size_bytes) {
+SmallTmpfs::SmallTmpfs(uint64_t size_bytes, const std::string& options) {
   static const std::string unshared = UnshareMounts();
   why_not_ = unshared;
   if (!available()) return;
   std::string pattern = ::testing::TempDir() + "small_tmpfs_XXXXXX";
   directory_ = mkdtemp(pattern.data());
-  const std::string options = "mode=0777,size=" + std::to_string(size_bytes);
-  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, options.c_str()) != 0) {
+  const std::string all =
+      "mode=0777,size=" + std::to_string(size_bytes) + (options.empty() ? "" : "," + options);
+  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, all.c_str()) != 0) {
     why_not_ = std::string("mount of a tmpfs: ") + std::strerror(errno);
     std::filesystem::remove(directory_);
   }

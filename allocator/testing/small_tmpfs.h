@@ -14,7 +14,8 @@ namespace handoff {
 //   if (!tmpfs.available()) GTEST_SKIP() << tmpfs.why_not();
 class SmallTmpfs {
  public:
-  explicit SmallTmpfs(uint64_t size_bytes);
+  // `options` for mount, besides the size.
+  explicit SmallTmpfs(uint64_t size_bytes, const std::string& options = "");
   SmallTmpfs(const SmallTmpfs&) = delete;
   SmallTmpfs& operator=(const SmallTmpfs&) = delete;
   ~SmallTmpfs();
