@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/parcel.h"
 
-#include <utility>
-
+#include "absl/status/statusor.h"
 #include "allocator/block.h"
 #include "allocator/hold_moves.h"
+#include "allocator/segment.h"
 #include "base/check.h"
 
 namespace handoff::internal {
@@ -161,7 +161,7 @@ bool Unwrap(Member& member, const Parcel& parcel, Message* message) {
       block.hold = parcel.hold;
       block.data = const_cast<std::byte*>(view->data);
       block.size_bytes = view->size_bytes;
-      MessageAccess::FillShared(message, member, member.main_segment(), block, name.reference(),
+      MessageAccess::FillShared(message, member, *view->segment, block, name.reference(),
                                 name.used_bytes);
       return true;
     }
@@ -172,32 +172,6 @@ bool Unwrap(Member& member, const Parcel& parcel, Message* message) {
       return true;
   }
   return false;
-}
-
-absl::StatusOr<Message> ShareMessage(Member& member, Message* message) {
-  Message copy;
-  if (message->empty()) return copy;
-  Reference made[2];
-  if (message->shared()) {
-    made[0] = ReferenceOf(ParcelOf(*message));
-    const absl::StatusOr<Reference> second = member.Copy(&made[0]);
-    if (!second.ok()) return second.status();
-    made[1] = *second;
-  } else {
-    const absl::Status status =
-        member.Share(MessageAccess::segment(*message), MessageAccess::block(*message), made);
-    if (!status.ok()) return status;
-  }
-  const uint64_t size_bytes = message->size();
-  MessageAccess::Forget(*message);
-  Message* const messages[2] = {message, &copy};
-  for (int i = 0; i < 2; ++i) {
-    const Parcel parcel{
-        PartName::Reference(made[i].row, made[i].index, made[i].hold.generation(), size_bytes),
-        made[i].hold};
-    (void)Unwrap(member, parcel, messages[i]);
-  }
-  return copy;
 }
 
 absl::Status Wrap(Member& member, std::span<Message> parts, Parcel* bundle) {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/transport.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "allocator/segment_layout.h"
+#include "allocator/segment_table.h"
 #include "allocator/size_class.h"
+#include "base/byte_size.h"
 #include "base/check.h"
-#include "transport/parcel.h"
 
 namespace handoff {
 
@@ -39,6 +41,7 @@ absl::StatusOr<std::unique_ptr<Transport>> Transport::Open(const TransportOption
   session.names.main_segment = options.segment_name;
   session.member_name = options.member_name;
   session.main_segment_bytes = options.segment_size_bytes;
+  session.main_segment_memory = options.segment_memory;
   session.join_deadline = options.join_deadline;
   session.shm_group = options.shm_group;
   session.on_notice = options.on_notice;
@@ -66,19 +69,56 @@ absl::StatusOr<Message> Transport::Allocate(size_t size_bytes, const AllocateOpt
   if (size_bytes == 0) return Message();
   absl::Status status = Usable();
   if (!status.ok()) return status;
+  const absl::StatusOr<SegmentPin> segment = member_->PinSegment(options.segment);
+  if (!segment.ok()) return segment.status();
   const absl::StatusOr<Block> block =
-      segment_.Allocate(size_bytes, options.alignment, options.deadline, &interruption_.flag());
+      (*segment)->Allocate(size_bytes, options.alignment, options.deadline, &interruption_.flag());
   if (!block.ok()) return block.status();
-  return internal::MessageAccess::Make(segment_, *block, size_bytes);
+  return internal::MessageAccess::Make(**segment, *block, size_bytes);
 }
 
-absl::StatusOr<Message> Transport::Share(Message* message) {
-  absl::Status status = Usable();
-  if (!status.ok()) return status;
-  if (!internal::IsOf(*member_, *message)) {
-    return absl::InvalidArgumentError("a message of another transport cannot be shared here");
+absl::Status Transport::CreateSegment(const SegmentRequest& request) {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  SegmentOptions options;
+  options.id = request.id;
+  options.size_bytes = request.size_bytes;
+  options.memory = request.memory;
+  const absl::Status status = member_->CreateSegment(std::move(options)).status();
+  if (!absl::IsAlreadyExists(status) || !request.may_exist) return status;
+  const absl::StatusOr<Segment*> found = member_->FindSegment(request.id);
+  if (!found.ok()) return found.status();
+  const uint64_t size_bytes = AlignUp(request.size_bytes, kPageBytes).value_or(0);
+  if ((*found)->size_bytes() == size_bytes) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("segment ", request.id, " is there with ",
+                                                    (*found)->size_bytes(),
+                                                    " bytes; asked for were ", size_bytes));
+}
+
+absl::Status Transport::OpenSegment(uint32_t id, const SegmentMemory& memory) {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  return member_->FindSegment(id, memory).status();
+}
+
+absl::Status Transport::RemoveSegment(uint32_t id) {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  return member_->RemoveSegment(id);
+}
+
+std::vector<SegmentDescription> Transport::Segments() const {
+  std::vector<SegmentDescription> segments;
+  for (const SegmentInfo& info : member_->session().Segments()) {
+    segments.push_back({info.id, member_->session().names().Segment(info.id), info.size_bytes});
   }
-  return internal::ShareMessage(*member_, message);
+  std::sort(segments.begin(), segments.end(),
+            [](const auto& a, const auto& b) { return a.id < b.id; });
+  return segments;
+}
+
+absl::StatusOr<SegmentUsage> Transport::Usage(uint32_t segment) const {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  const absl::StatusOr<Segment*> found = member_->FindSegment(segment);
+  if (!found.ok()) return found.status();
+  return (*found)->Usage();
 }
 
 absl::StatusOr<std::unique_ptr<Socket>> Transport::CreateSocket(Pattern pattern,

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +17,7 @@
 #include "allocator/member.h"
 #include "allocator/object_names.h"
 #include "allocator/segment.h"
+#include "allocator/segment_memory.h"
 #include "allocator/segment_usage.h"
 #include "allocator/session.h"
 #include "base/clock.h"
@@ -26,6 +29,11 @@
 #include "transport/zeromq_context.h"
 
 namespace handoff {
+
+class SegmentResource;
+namespace internal {
+absl::StatusOr<Message> TakeMemory(std::pmr::memory_resource*, const void*, size_t, size_t);
+}  // namespace internal
 
 struct TransportOptions {
   // Processes that exchange messages are in one session. Up to 200 letters, digits and `_ - . : +
@@ -40,6 +48,10 @@ struct TransportOptions {
   // Counts for the first member only. It is reserved as it is used, so a large one costs nothing
   // until then.
   uint64_t segment_size_bytes = uint64_t{2} << 30;
+
+  // How the main segment's memory is had: huge pages, zero and NUMA node count for the first member
+  // only, lock and populate for each that asks.
+  SegmentMemory segment_memory = {};
 
   // An absolute path, of a memory file system. All members give the same.
   std::string shm_dir = kDefaultShmDir;
@@ -61,7 +73,31 @@ struct TransportOptions {
   std::function<void(const SessionNotice&)> on_notice = nullptr;
 };
 
+// A further segment. Messages of all segments travel alike, and are received by every member.
+struct SegmentRequest {
+  // By which all members name it: 1 to 65535. 0 is the main segment.
+  uint32_t id = 0;
+
+  // 1 byte to 64 GiB; rounded up to a multiple of 4 KiB. Reserved as it is used.
+  uint64_t size_bytes = 0;
+
+  SegmentMemory memory = {};
+
+  // Where there is one of this id and size already: that one, with its memory as it was made, is as
+  // good.
+  bool may_exist = false;
+};
+
+struct SegmentDescription {
+  uint32_t id = 0;
+  std::string name;  // of its file, in the directory of the session
+  uint64_t size_bytes = 0;
+};
+
 struct AllocateOptions {
+  // Id of the segment to allocate from.
+  uint32_t segment = 0;
+
   // The address of the message is a multiple of this in every process: a power of two up to 2 MiB.
   // Less than 64 means 64.
   size_t alignment = 64;
@@ -94,10 +130,10 @@ class Transport {
   Transport& operator=(const Transport&) = delete;
 
   // A message of `size_bytes`, not initialised. Zero: the empty message.
-  // kInvalidArgument: never possible, with the limits. kResourceExhausted: no memory until the
-  // deadline, with what was asked, what is free, the largest free block and who holds most; or the
-  // file system is full, with its name. kCancelled: Interrupt(). kFailedPrecondition: Usable() says
-  // why.
+  // kInvalidArgument: never possible, with the limits. kNotFound: no segment of that id.
+  // kResourceExhausted: no memory until the deadline, with what was asked, what is free, the
+  // largest free block and who holds most; or the file system is full, with its name. kCancelled:
+  // Interrupt(). kFailedPrecondition: Usable() says why.
   absl::StatusOr<Message> Allocate(size_t size_bytes, const AllocateOptions& options = {});
 
   // The same without waiting and without words, for the path of a message. What was in *message is
@@ -114,13 +150,27 @@ class Transport {
     return result;
   }
 
-  // A further message of the same bytes, which stay where they are: both are shared() afterwards
-  // and nobody may write them any more, here or in another process. They are freed with the last
-  // of all messages that refer to them. Any number up to some 200 000 for one block; each takes 8
-  // bytes. An empty message gives another one. Failed, *message is as it was, but may be shared().
-  // kInvalidArgument: the message is of another transport. kResourceExhausted: no memory for the
-  // references, or too many of them. kFailedPrecondition: Usable() says why.
-  absl::StatusOr<Message> Share(Message* message);
+  // Makes a further segment, up to 64 in a session, which lives as long as the session if it is not
+  // removed. Waits for other processes that join, leave or change segments up to `join_deadline`;
+  // brings memory in as `memory` says before it returns. Failed, there is none:
+  // kInvalidArgument: id or size, with the limits. kAlreadyExists: there is one of this id, of
+  // which size; kFailedPrecondition: with may_exist, of another size; or no huge pages here.
+  // kResourceExhausted: no room, RLIMIT_MEMLOCK, all 64 in use. kNotFound: no such NUMA node.
+  absl::Status CreateSegment(const SegmentRequest& request);
+
+  // Maps a segment now; otherwise it is mapped when it is first needed. `memory` says what to lock
+  // or populate; the rest of it does not count. kNotFound: no segment of this id;
+  // kResourceExhausted as above, the segment stays mapped then.
+  absl::Status OpenSegment(uint32_t id, const SegmentMemory& memory = {});
+
+  // Takes a further segment's id and file away, at once and for all members: nobody can allocate
+  // from it any more. Messages in it stay good for processes that have used it before, and are
+  // stale for others; the memory goes back with the last message. The id may be used again at once.
+  // kInvalidArgument: the main segment. kNotFound.
+  absl::Status RemoveSegment(uint32_t id);
+
+  // All segments there are now, by id.
+  std::vector<SegmentDescription> Segments() const;
 
   // kInvalidArgument: an option. kResourceExhausted: no descriptors left. kFailedPrecondition:
   // Usable() says why.
@@ -138,12 +188,16 @@ class Transport {
 
   const std::string& session() const { return session_; }
 
-  // What is in use of the main segment, and by whom. Looks at every block: not for the path of a
-  // message.
+  // What is in use of the main segment, or of that of an id, and by whom. Looks at every block: not
+  // for the path of a message.
   SegmentUsage Usage() const { return segment_.Usage(); }
+  absl::StatusOr<SegmentUsage> Usage(uint32_t segment) const;
 
  private:
+  friend class SegmentResource;
   friend class Socket;
+  friend absl::StatusOr<Message> internal::TakeMemory(std::pmr::memory_resource*, const void*,
+                                                      size_t, size_t);
 
   Transport(const TransportOptions& options, std::unique_ptr<Member> member);
 
