@@ -15,10 +15,14 @@ struct FrameHeader {
   uint64_t number = 0;  // of the message in the stream, from 0
   uint64_t payload_bytes = 0;
   uint64_t checksum = 0;  // of the payload, by the worker
-  uint64_t segment_offset =
-      0;  // where the reader wrote the message: the writer finds it there if nobody copied it
-  uint32_t worker = 0;
-  uint32_t reserved[7] = {};
+  // Where the reader wrote the message: the writer finds it there if nobody copied it.
+  uint64_t segment_offset = 0;
+  uint64_t stream_offset = 0;  // of the first byte of the payload in the stream
+  // Not 0: this is no part of the stream but the roll call after so many deaths. `number` messages
+  // were sent before it, and what came back from the dead.
+  uint64_t roll_call = 0;
+  uint32_t worker = 0;  // who has passed it on
+  uint32_t reserved[3] = {};
 };
 static_assert(sizeof(FrameHeader) == 64);
 

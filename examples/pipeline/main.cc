@@ -24,6 +24,13 @@ DEFINE_string(message_size, "1MiB", "payload of a message, 1 byte to a quarter o
 DEFINE_string(segment_size, "256MiB", "size of the shared memory segment");
 DEFINE_uint32(workers, 2, "worker processes, 1 to 64");
 DEFINE_bool(restart_workers, false, "start a new worker for one that was killed");
+DEFINE_string(
+    carrier, "ring",
+    "how handles travel: `ring`, through rings in shared memory, or `ipc`, through ZeroMQ, "
+    "where a killed worker also takes along what waited for it");
+DEFINE_uint32(channel_depth, 256,
+              "messages that may wait between two processes, 1 to 1000: the more, the faster, "
+              "the fewer, the less memory is under way");
 DEFINE_string(session, "fairmq_shmem",
               "name of the session, the first part of the names of its objects");
 DEFINE_string(shm_dir, "/dev/shm", "directory of the session's objects");
@@ -50,7 +57,9 @@ bool ParseSize(const char* flag, const std::string& text, uint64_t* bytes) {
 
 int Main(int argc, char** argv) {
   gflags::SetUsageMessage(
-      "streams bytes through three kinds of processes that share one copy of them");
+      "streams bytes through three kinds of processes that share one copy of them.\n"
+      "Exit status: 0, all came out as it went in; 2, all but what killed workers had in their "
+      "hands, which the summary names; 1, anything else");
   gflags::ParseCommandLineFlags(&argc, &argv, /*remove_flags=*/true);
   if (argc > 1) {
     std::fprintf(stderr, "%s: not a flag; flags are listed by --help\n", argv[1]);
@@ -66,6 +75,10 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "--workers %u: 1 to %u are possible\n", FLAGS_workers, kMaxWorkers);
     return EXIT_FAILURE;
   }
+  if (FLAGS_channel_depth < 1 || FLAGS_channel_depth > 1000) {
+    std::fprintf(stderr, "--channel-depth %u: 1 to 1000 are possible\n", FLAGS_channel_depth);
+    return EXIT_FAILURE;
+  }
   if (options.message_bytes == 0 || options.message_bytes > options.segment_bytes / 4) {
     std::fprintf(stderr, "--message-size %s: 1 byte to a quarter of --segment-size %s\n",
                  FLAGS_message_size.c_str(), FLAGS_segment_size.c_str());
@@ -73,12 +86,21 @@ int Main(int argc, char** argv) {
   }
   options.workers = FLAGS_workers;
   options.restart_workers = FLAGS_restart_workers;
+  options.channel_depth = FLAGS_channel_depth;
   options.session = FLAGS_session;
   options.shm_dir = FLAGS_shm_dir;
   options.input = FromUsersFolder(FLAGS_input);
   options.output = FromUsersFolder(FLAGS_output);
-  options.work_address = absl::StrCat("ipc://@", options.session, "_pipeline_work");
-  options.done_address = absl::StrCat("ipc://@", options.session, "_pipeline_done");
+  if (FLAGS_carrier == "ring") {
+    options.work_address = "ring://pipeline_work";
+    options.done_address = "ring://pipeline_done";
+  } else if (FLAGS_carrier == "ipc") {
+    options.work_address = absl::StrCat("ipc://@", options.session, "_pipeline_work");
+    options.done_address = absl::StrCat("ipc://@", options.session, "_pipeline_done");
+  } else {
+    std::fprintf(stderr, "--carrier %s: `ring` and `ipc` are possible\n", FLAGS_carrier.c_str());
+    return EXIT_FAILURE;
+  }
   return Supervise(options);
 }
 

@@ -15,10 +15,11 @@ struct Options {
   uint64_t generated_bytes = uint64_t{2} << 30;  // where there is no input
   uint32_t workers = 2;
   bool restart_workers = false;
-  std::string input;   // a file or a folder; empty: generated frames
-  std::string output;  // empty: nothing is written
+  uint32_t channel_depth = 256;  // messages that may wait between two processes
+  std::string input;             // a file or a folder; empty: generated frames
+  std::string output;            // empty: nothing is written
 
-  // Channels from the reader to the workers, and from there to the writer.
+  // Addresses of the channels from the reader to the workers, and from there to the writer.
   std::string work_address;
   std::string done_address;
 };

@@ -8,10 +8,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <optional>
+#include <regex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/testing/child_process.h"
@@ -88,6 +89,67 @@ class PipelineTest : public testing::Test {
     return children;
   }
 
+  // The processes of a run that has just begun, its writer stopped, so that the run cannot end
+  // before the test lets it.
+  struct Held {
+    pid_t writer = 0;
+    std::vector<pid_t> workers;
+    pid_t reader = 0;
+  };
+  static Held HoldAtTheWriter(const ChildProcess& run, size_t workers) {
+    Held held;
+    EXPECT_TRUE(WaitFor([&] { return ChildrenOf(run.pid()).size() == workers + 2; }));
+    const std::vector<pid_t> children = ChildrenOf(run.pid());
+    if (children.size() != workers + 2) return held;
+    held = {children.front(), {children.begin() + 1, children.end() - 1}, children.back()};
+    kill(held.writer, SIGSTOP);
+    return held;
+  }
+  // Until nothing moves: each worker has a message in its hands and no room to send it.
+  void AwaitStandstill() {
+    EXPECT_TRUE(WaitFor([&] {
+      static const std::regex kLine(" ([0-9]+) messages/s .* ([0-9]+) in flight");
+      const std::string err = Err();
+      std::pair<std::string, std::string> last, last_but_one;
+      for (std::sregex_iterator i(err.begin(), err.end(), kLine), end; i != end; ++i) {
+        last_but_one = std::exchange(last, {(*i)[1], (*i)[2]});
+      }
+      return last.first == "0" && last.second != "0" && last.second == last_but_one.second;
+    }));
+  }
+
+  uint64_t NumberInRow(const std::string& name) const {
+    const std::string out = Out();
+    const size_t at = out.find("\n" + name + " ");
+    return at == std::string::npos ? 0 : std::stoull(out.substr(at + 1 + name.size()));
+  }
+
+  // The run came to its end without what `killed` workers had in their hands: at most one message
+  // each, and exactly what the summary names is missing in the output.
+  void ExpectOnlyWhatIsNamedIsMissing(ChildProcess& run, const std::string& input,
+                                      const std::string& output, uint64_t killed) {
+    const std::optional<ChildExit> exit = run.Wait(absl::Seconds(120));
+    ASSERT_TRUE(exit.has_value()) << "hangs: " << Err();
+    const uint64_t lost = NumberInRow("messages lost");
+    EXPECT_LE(lost, killed) << Out();
+    EXPECT_EQ(NumberInRow("workers killed"), killed) << Out() << Err();
+    EXPECT_EQ(*exit, ChildExit::Code(lost == 0 ? 0 : 2)) << Out() << Err();
+    EXPECT_THAT(Out(), HasSubstr("blocks still held     0"));
+    EXPECT_THAT(Out(), HasSubstr("objects left          0"));
+    EXPECT_THAT(
+        Out(), HasSubstr(lost == 0 ? "(as read)"
+                                   : "(NOT as read: without " + std::to_string(lost) + " message"));
+    std::string expected = ReadFile(input);
+    static const std::regex kLoss("  lost .*, ([0-9]+) bytes from offset ([0-9]+)");
+    const std::string out = Out();
+    std::vector<std::pair<size_t, size_t>> losses;  // offset and bytes
+    for (std::sregex_iterator i(out.begin(), out.end(), kLoss), end; i != end; ++i) {
+      losses.emplace_back(std::stoull((*i)[2]), std::stoull((*i)[1]));
+    }
+    for (size_t i = losses.size(); i-- > 0;) expected.erase(losses[i].first, losses[i].second);
+    EXPECT_TRUE(ReadFile(output) == expected) << out;
+  }
+
   fs::path folder_;
   TestSession session_;
 };
@@ -120,6 +182,8 @@ TEST_F(PipelineTest, StreamsAnEmptyFile) {
 TEST_F(PipelineTest, RefusesWhatItDoesNotKnow) {
   for (const std::vector<std::string>& flags : {std::vector<std::string>{"--message-size=1parsec"},
                                                 {"--workers=0"},
+                                                {"--carrier=pigeon"},
+                                                {"--channel-depth=1001"},
                                                 {"--input=/does/not/exist"},
                                                 {"stray"},
                                                 {"--segment-size=1MiB", "--message-size=1MiB"}}) {
@@ -138,28 +202,106 @@ TEST_F(PipelineTest, EndsInOrderWhenInterrupted) {
   EXPECT_THAT(Out(), HasSubstr("objects left          0"));
 }
 
-TEST_F(PipelineTest, GoesOnWhenAWorkerIsKilled) {
+TEST_F(PipelineTest, LosesAtMostWhatAKilledWorkerHadInItsHands) {
   const std::string input = MakeInput(30'000'000);
-  ChildProcess run = Start({"--input=" + input, "--segment-size=8MiB", "--message-size=16KiB"});
-  // Writer, worker, worker, reader.
-  ASSERT_TRUE(WaitFor([&] { return ChildrenOf(run.pid()).size() == 4; }));
-  const std::vector<pid_t> children = ChildrenOf(run.pid());
-  kill(children[1], SIGKILL);
-  const std::optional<ChildExit> exit = run.Wait(absl::Seconds(120));
-  ASSERT_TRUE(exit.has_value()) << "hangs: " << Err();
+  const std::string output = (folder_ / "output").string();
+  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+                            "--message-size=16KiB", "--channel-depth=4"});
+  const Held held = HoldAtTheWriter(run, 2);
+  kill(held.workers[0], SIGKILL);
+  kill(held.writer, SIGCONT);
+  ExpectOnlyWhatIsNamedIsMissing(run, input, output, 1);
   EXPECT_THAT(Err(), HasSubstr("was killed by signal 9"));
-  // It goes on without the worker: what that had is lost and named, and the rest arrives.
-  EXPECT_THAT(Out(), HasSubstr(*exit == ChildExit::Code(0) ? "(as read)" : "messages lost"));
+}
+
+TEST_F(PipelineTest, StartsNewWorkersForAllThatWereKilled) {
+  const std::string input = MakeInput(30'000'000);
+  const std::string output = (folder_ / "output").string();
+  ChildProcess run =
+      Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+             "--message-size=16KiB", "--channel-depth=4", "--workers=3", "--restart-workers"});
+  const Held held = HoldAtTheWriter(run, 3);
+  AwaitStandstill();
+  for (pid_t worker : held.workers) kill(worker, SIGKILL);
+  kill(held.writer, SIGCONT);
+  ExpectOnlyWhatIsNamedIsMissing(run, input, output, 3);
+  // Each had one in its hands, and each is named with its worker.
+  EXPECT_EQ(NumberInRow("messages lost"), 3u) << Out();
+  for (pid_t worker : held.workers) {
+    EXPECT_THAT(Out(), HasSubstr("(pid " + std::to_string(worker) + ")"));
+  }
+}
+
+TEST_F(PipelineTest, GoesOnWhenSeveralWorkersAreKilledOneOfThemStopped) {
+  const std::string input = MakeInput(30'000'000);
+  const std::string output = (folder_ / "output").string();
+  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+                            "--message-size=16KiB", "--channel-depth=4", "--workers=4"});
+  const Held held = HoldAtTheWriter(run, 4);
+  kill(held.workers[1], SIGSTOP);
+  kill(held.workers[1], SIGKILL);
+  kill(held.workers[3], SIGKILL);
+  kill(held.writer, SIGCONT);
+  ExpectOnlyWhatIsNamedIsMissing(run, input, output, 2);
+}
+
+TEST_F(PipelineTest, WaitsForWhatAStoppedWorkerHasWhenAnotherWasKilled) {
+  const std::string input = MakeInput(30'000'000);
+  const std::string output = (folder_ / "output").string();
+  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+                            "--message-size=16KiB", "--channel-depth=4"});
+  const Held held = HoldAtTheWriter(run, 2);
+  AwaitStandstill();
+  kill(held.workers[0], SIGSTOP);
+  kill(held.workers[1], SIGKILL);
+  kill(held.writer, SIGCONT);
+  // All that can come has come.
+  const size_t before = Err().size();
+  ASSERT_TRUE(WaitFor([&] { return Err().find(" 0 messages/s", before) != std::string::npos; }));
+  kill(held.workers[0], SIGCONT);
+  ExpectOnlyWhatIsNamedIsMissing(run, input, output, 1);
+  EXPECT_EQ(NumberInRow("messages lost"), 1u) << Out();
+}
+
+TEST_F(PipelineTest, EndsAndSaysSoWhenAllWorkersAreKilled) {
+  ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
+  const Held held = HoldAtTheWriter(run, 2);
+  for (pid_t worker : held.workers) kill(worker, SIGKILL);
+  kill(held.writer, SIGCONT);
+  EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(1));
+  EXPECT_THAT(Err(), HasSubstr("all workers were killed"));
   EXPECT_THAT(Out(), HasSubstr("objects left          0"));
 }
 
-TEST_F(PipelineTest, SaysSoWhenTheReaderIsKilled) {
+TEST_F(PipelineTest, SaysSoWhenTheReaderOrTheWriterIsKilled) {
+  for (const std::string victim : {"reader", "writer"}) {
+    ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
+    const Held held = HoldAtTheWriter(run, 2);
+    kill(victim == "reader" ? held.reader : held.writer, SIGKILL);
+    kill(held.writer, SIGCONT);
+    EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(1));
+    EXPECT_THAT(Err(), HasSubstr(victim + ": "));
+    EXPECT_THAT(Err(), HasSubstr("was killed by signal 9"));
+    EXPECT_THAT(Out(), HasSubstr("objects left          0"));
+  }
+}
+
+TEST_F(PipelineTest, EndsInOrderWhenTheProcessThatStartedAllIsKilled) {
   ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
-  ASSERT_TRUE(WaitFor([&] { return ChildrenOf(run.pid()).size() == 4; }));
-  kill(ChildrenOf(run.pid())[3], SIGKILL);
-  EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(1));
-  EXPECT_THAT(Err(), HasSubstr("reader: "));
-  EXPECT_THAT(Out(), HasSubstr("objects left          0"));
+  const Held held = HoldAtTheWriter(run, 2);
+  kill(held.writer, SIGCONT);
+  ASSERT_TRUE(WaitFor([&] { return !session_.Objects().empty(); }));
+  run.Kill(SIGKILL);
+  EXPECT_TRUE(WaitFor([&] { return session_.Objects().empty(); }));
+}
+
+TEST_F(PipelineTest, CarriesHandlesThroughZeroMqAsWell) {
+  const std::string input = MakeInput(5'000'000);
+  const std::string output = (folder_ / "output").string();
+  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+                            "--message-size=64KiB", "--carrier=ipc"});
+  EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(0)) << Err();
+  EXPECT_TRUE(ReadFile(input) == ReadFile(output));
 }
 
 }  // namespace

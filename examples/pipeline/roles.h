@@ -10,8 +10,8 @@
 
 namespace handoff::pipeline {
 
-// What each process of a run does, from joining the session to leaving it. They end early when
-// `progress.stop` is set.
+// What each process of a run does, from joining the session to leaving it. kCancelled:
+// `progress.stop` was set.
 
 // Fills messages with the bytes of the source, straight into shared memory, and hands them to the
 // workers.

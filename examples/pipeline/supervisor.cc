@@ -37,8 +37,12 @@ namespace {
 
 // How long processes get to end in order before they are killed.
 constexpr absl::Duration kStopLimit = absl::Milliseconds(800);
-// After a worker was killed: nothing has moved for this long, so nothing more will come of it.
-constexpr absl::Duration kStandstill = absl::Seconds(1);
+// How many losses the summary names one by one.
+constexpr uint32_t kLossesShown = 20;
+
+// Set before any child starts.
+Progress* stoppable = nullptr;
+void StopRun(int) { stoppable->stop.store(true, std::memory_order_release); }
 
 class Supervisor {
  public:
@@ -55,19 +59,22 @@ class Supervisor {
     pid_t pid;
     bool running;
   };
+  struct WorkerDeath {
+    uint32_t worker;
+    pid_t pid;
+    uint64_t in_hands;
+  };
 
   void Start(Kind kind, uint32_t worker);
   void ReapChildren();
-  void HandleDeath(const Child& child, int wait_status);
+  void HandleEnd(const Child& child, int wait_status);
+  void HandleWorkerDeath(const Child& child, int signal);
   void RequestStop();
   void SignalChildren(int signal) const;
   bool AnyRunning() const;
   bool AnyRunning(Kind kind) const;
-  // A sum of everything that moves.
-  uint64_t Movement() const;
-  void LookForStandstill();
-  void LookForEnd();
   uint64_t ObjectsLeft() const;
+  std::string DescribeLoss(const Loss& loss) const;
   int Summarize();
 
   static const char* Name(Kind kind) {
@@ -83,9 +90,7 @@ class Supervisor {
   bool stopping_ = false;
   bool interrupted_ = false;
   std::optional<Deadline> stop_deadline_;
-  uint32_t workers_killed_ = 0;
-  uint64_t last_movement_ = 0;
-  int64_t last_movement_ns_ = 0;
+  std::vector<WorkerDeath> deaths_;
   int64_t start_ns_ = 0;
 };
 
@@ -98,19 +103,23 @@ void Supervisor::Start(Kind kind, uint32_t worker) {
     return;
   }
   if (pid == 0) {
-    // The terminal's Ctrl-C is for the supervisor, which ends us in order; without it we end, too.
+    // The terminal's Ctrl-C is for the supervisor, which ends us in order. When that is killed, or
+    // the terminal goes away, all of us end in order, too.
     signal(SIGINT, SIG_IGN);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    signal(SIGHUP, StopRun);
+    prctl(PR_SET_PDEATHSIG, SIGHUP);
     if (getppid() != parent) _exit(1);
     sigprocmask(SIG_SETMASK, &former_mask_, nullptr);
     const absl::Status status = kind == Kind::kReader   ? RunReader(options_, progress_)
                                 : kind == Kind::kWorker ? RunWorker(options_, progress_, worker)
                                                         : RunWriter(options_, progress_);
-    if (!status.ok()) progress_.SetError(Name(kind), status);
+    const bool good = status.ok() || absl::IsCancelled(status);
+    if (!good) progress_.SetError(Name(kind), status);
     std::fflush(nullptr);
-    _exit(status.ok() ? 0 : 1);
+    _exit(good ? 0 : 1);
   }
   children_.push_back({kind, worker, pid, true});
+  if (kind == Kind::kWorker) progress_.workers[worker].pid.store(pid, std::memory_order_release);
 }
 
 bool Supervisor::AnyRunning() const {
@@ -141,80 +150,48 @@ void Supervisor::ReapChildren() {
     for (size_t i = 0; i < children_.size(); ++i) {
       if (children_[i].pid != pid) continue;
       children_[i].running = false;
-      HandleDeath(Child(children_[i]), wait_status);
+      HandleEnd(Child(children_[i]), wait_status);
     }
   }
 }
 
-void Supervisor::HandleDeath(const Child& child, int wait_status) {
-  if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return;
-  if (stopping_) return;
+void Supervisor::HandleWorkerDeath(const Child& child, int signal) {
+  WorkerProgress& worker = progress_.workers[child.worker];
+  const uint64_t in_hands = worker.in_hands.exchange(kNoMessage, std::memory_order_acq_rel);
+  deaths_.push_back({child.worker, child.pid, in_hands});
+  display_.End();
+  std::fprintf(stderr, "worker %u (pid %d) was killed by signal %d%s\n", child.worker, child.pid,
+               signal,
+               in_hands == kNoMessage ? "" : absl::StrCat(" at message ", in_hands).c_str());
+  // In this order, so that whoever sees the death counts a new worker among the living.
+  worker.pid.store(0, std::memory_order_release);
+  if (options_.restart_workers) Start(Kind::kWorker, child.worker);
+  progress_.deaths.fetch_add(1, std::memory_order_release);
+  if (!AnyRunning(Kind::kWorker)) {
+    progress_.SetError(
+        "supervisor",
+        absl::AbortedError(absl::StrCat(
+            "all workers were killed; ", progress_.written_messages.load(std::memory_order_relaxed),
+            " of the ", progress_.sent_messages.load(std::memory_order_relaxed),
+            " messages sent had been written (--restart-workers starts new ones)")));
+    RequestStop();
+  }
+}
+
+void Supervisor::HandleEnd(const Child& child, int wait_status) {
+  if (stopping_ || (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0)) return;
   if (WIFSIGNALED(wait_status) && child.kind == Kind::kWorker) {
-    ++workers_killed_;
-    display_.End();
-    const uint64_t in_hands =
-        progress_.workers[child.worker].in_hands.exchange(kNoMessage, std::memory_order_acq_rel);
-    std::fprintf(stderr, "worker %u (pid %d) was killed by signal %d%s\n", child.worker, child.pid,
-                 WTERMSIG(wait_status),
-                 in_hands == kNoMessage
-                     ? ", with no message in its hands"
-                     : absl::StrCat(", with message ", in_hands, " in its hands").c_str());
-    if (options_.restart_workers) {
-      Start(Kind::kWorker, child.worker);
-    } else if (!AnyRunning(Kind::kWorker)) {
-      progress_.SetError("supervisor", absl::AbortedError("all workers were killed"));
-      RequestStop();
-    }
+    // What it had passed on before the end is of no importance any more.
+    if (!progress_.Finished()) HandleWorkerDeath(child, WTERMSIG(wait_status));
     return;
   }
-  if (WIFSIGNALED(wait_status)) {
-    progress_.SetError(Name(child.kind),
-                       absl::AbortedError(absl::StrCat("pid ", child.pid, " was killed by signal ",
-                                                       WTERMSIG(wait_status))));
-  } else {
-    progress_.SetError(Name(child.kind),
-                       absl::AbortedError(absl::StrCat("exited with ", WEXITSTATUS(wait_status))));
-  }
+  progress_.SetError(
+      Name(child.kind),
+      absl::AbortedError(
+          WIFSIGNALED(wait_status)
+              ? absl::StrCat("pid ", child.pid, " was killed by signal ", WTERMSIG(wait_status))
+              : absl::StrCat("exited with ", WEXITSTATUS(wait_status))));
   RequestStop();
-}
-
-uint64_t Supervisor::Movement() const {
-  uint64_t sum = progress_.sent_messages.load(std::memory_order_relaxed) +
-                 progress_.received_messages.load(std::memory_order_relaxed) +
-                 progress_.written_messages.load(std::memory_order_relaxed) +
-                 progress_.gaps_skipped.load(std::memory_order_relaxed);
-  for (uint32_t i = 0; i < options_.workers; ++i) {
-    sum += progress_.workers[i].received.load(std::memory_order_relaxed) +
-           progress_.workers[i].forwarded.load(std::memory_order_relaxed);
-  }
-  return sum;
-}
-
-void Supervisor::LookForStandstill() {
-  const int64_t now = MonotonicClock().NowNanoseconds();
-  const uint64_t movement = Movement();
-  if (movement != last_movement_ || last_movement_ns_ == 0) {
-    last_movement_ = movement;
-    last_movement_ns_ = now;
-    return;
-  }
-  if (workers_killed_ == 0 || now - last_movement_ns_ < absl::ToInt64Nanoseconds(kStandstill))
-    return;
-  // What the killed worker had is gone: the writer goes on without it.
-  if (progress_.gaps_skipped.load(std::memory_order_acquire) ==
-      progress_.skip_gaps.load(std::memory_order_relaxed)) {
-    progress_.skip_gaps.fetch_add(1, std::memory_order_release);
-  }
-}
-
-void Supervisor::LookForEnd() {
-  if (!progress_.reader_done.load(std::memory_order_acquire)) return;
-  const uint64_t sent = progress_.sent_messages.load(std::memory_order_acquire);
-  if (progress_.written_messages.load(std::memory_order_acquire) +
-          progress_.lost_messages.load(std::memory_order_acquire) >=
-      sent) {
-    progress_.finish.store(true, std::memory_order_release);
-  }
 }
 
 uint64_t Supervisor::ObjectsLeft() const {
@@ -230,10 +207,11 @@ uint64_t Supervisor::ObjectsLeft() const {
 int Supervisor::Run() {
   sigset_t mask;
   sigemptyset(&mask);
-  for (int signal : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&mask, signal);
+  for (int signal : {SIGINT, SIGTERM, SIGHUP, SIGCHLD}) sigaddset(&mask, signal);
   sigprocmask(SIG_BLOCK, &mask, &former_mask_);
   signals_ = UniqueFd(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
 
+  stoppable = &progress_;
   start_ns_ = MonotonicClock().NowNanoseconds();
   Start(Kind::kWriter, 0);
   for (uint32_t i = 0; i < options_.workers; ++i) Start(Kind::kWorker, i);
@@ -250,13 +228,10 @@ int Supervisor::Run() {
       RequestStop();
     }
     ReapChildren();
-    if (progress_.error_state.load(std::memory_order_acquire) == 2) RequestStop();
-    LookForEnd();
-    if (stopping_) {
-      if (stop_deadline_->expired()) SignalChildren(SIGKILL);
-    } else {
-      LookForStandstill();
+    if (progress_.error_state.load(std::memory_order_acquire) == 2 || progress_.Stopped()) {
+      RequestStop();
     }
+    if (stopping_ && stop_deadline_->expired()) SignalChildren(SIGKILL);
     display_.Show(progress_);
   }
   display_.End();
@@ -272,10 +247,24 @@ int Supervisor::Run() {
   return Summarize();
 }
 
+std::string Supervisor::DescribeLoss(const Loss& loss) const {
+  std::string text = loss.messages == 1 ? absl::StrCat("number ", loss.first_message)
+                                        : absl::StrCat("numbers ", loss.first_message, " to ",
+                                                       loss.first_message + loss.messages - 1);
+  absl::StrAppend(&text, ", ", loss.bytes, " bytes from offset ", loss.stream_offset);
+  for (const WorkerDeath& death : deaths_) {
+    if (death.in_hands >= loss.first_message &&
+        death.in_hands < loss.first_message + loss.messages) {
+      absl::StrAppend(&text, ", with worker ", death.worker, " (pid ", death.pid, ")");
+    }
+  }
+  return text;
+}
+
 int Supervisor::Summarize() {
   const double seconds = static_cast<double>(MonotonicClock().NowNanoseconds() - start_ns_) * 1e-9;
-  const bool writer_done = progress_.writer_done.load(std::memory_order_acquire);
-  const bool complete = writer_done && progress_.reader_done.load(std::memory_order_acquire);
+  const bool complete = progress_.writer_done.load(std::memory_order_acquire) &&
+                        progress_.reader_done.load(std::memory_order_acquire);
   const bool digest_matches =
       complete && std::memcmp(progress_.input_digest, progress_.output_digest, 32) == 0;
   const uint64_t bytes = progress_.written_bytes.load(std::memory_order_relaxed);
@@ -292,26 +281,40 @@ int Supervisor::Summarize() {
   row("bytes", absl::StrCat(bytes));
   row("seconds", absl::StrFormat("%.3f", seconds));
   row("GB/s", absl::StrFormat("%.3f", static_cast<double>(bytes) * 1e-9 / seconds));
-  row("sha256", writer_done ? absl::StrCat(DigestText(progress_.output_digest),
-                                           digest_matches ? "  (as read)" : "  (NOT as read)")
-                            : "incomplete");
+  std::string digest = "incomplete";
+  if (complete) {
+    digest = absl::StrCat(DigestText(progress_.output_digest),
+                          digest_matches ? "  (as read)" : "  (NOT as read");
+    if (lost > 0) {
+      absl::StrAppend(&digest, ": without ", lost, lost == 1 ? " message" : " messages", ", ",
+                      progress_.lost_bytes.load(std::memory_order_relaxed), " bytes");
+    }
+    if (!digest_matches) digest += ")";
+  }
+  row("sha256", digest);
   const uint64_t copied = progress_.copied_messages.load(std::memory_order_relaxed);
   row("payload copies", absl::StrCat("1 in, 1 out, ", copied == 0 ? "none" : "some", " between (",
                                      copied, " messages were written from another place)"));
   row("blocks still held", absl::StrCat(held));
   row("objects left", absl::StrCat(objects_left));
-  if (lost > 0) {
-    row("messages lost", absl::StrCat(lost, ", the first is number ",
-                                      progress_.first_lost.load(std::memory_order_relaxed),
-                                      "; they were with the ", workers_killed_, " killed"));
+  if (!deaths_.empty()) {
+    row("workers killed", absl::StrCat(deaths_.size()));
+    row("messages lost", absl::StrCat(lost));
   }
+  const uint32_t listed = progress_.losses_listed.load(std::memory_order_acquire);
+  for (uint32_t i = 0; i < std::min(listed, kLossesShown); ++i) {
+    row("  lost", DescribeLoss(progress_.losses[i]));
+  }
+  if (listed > kLossesShown) row("  lost", "and more");
   if (bad > 0) row("messages damaged", absl::StrCat(bad));
   std::fflush(stdout);
   if (error) std::fprintf(stderr, "error: %s\n", progress_.error);
   if (interrupted_) std::fprintf(stderr, "interrupted\n");
-  const bool good = digest_matches && lost == 0 && bad == 0 && held == 0 && objects_left == 0 &&
-                    !error && !interrupted_;
-  return good ? EXIT_SUCCESS : EXIT_FAILURE;
+  if (!complete || bad > 0 || held > 0 || objects_left > 0 || error || interrupted_) {
+    return EXIT_FAILURE;
+  }
+  if (lost > 0) return kExitMessagesLost;
+  return digest_matches ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 }  // namespace
