@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/member.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -310,8 +311,16 @@ absl::Status Member::Share(Segment& segment, const Block& block, std::span<Refer
 absl::StatusOr<Reference> Member::Copy(Reference* reference) {
   std::optional<Reference> copy = groups_->Copy(*reference, self().slot);
   if (copy.has_value()) return *copy;
-  // Every word of the group is in use: our reference becomes a group of its own.
-  const auto row = group_rows_->Allocate(kMaxReferences / kWordsPerPage / 8);
+  // Every word of the group is in use: our reference becomes a group of its own, of a larger one
+  // the larger, so that many copies make no long chain.
+  const int depth = Depth(reference->row);
+  if (depth >= kMaxGroupDepth) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("too many references to one block: a chain of ", depth, " full groups"));
+  }
+  constexpr uint32_t kGrowth = 8;
+  const uint32_t room = std::min(kMaxReferences, groups_->Capacity(reference->row) * kGrowth);
+  const auto row = group_rows_->Allocate(room / kWordsPerPage);
   if (!row.ok()) return row.status();
   const PartName target = PartName::Reference(reference->row, reference->index, 0, 0);
   Reference both[2];
@@ -322,10 +331,20 @@ absl::StatusOr<Reference> Member::Copy(Reference* reference) {
   return both[1];
 }
 
+int Member::Depth(uint32_t row) const {
+  int depth = 1;
+  for (; depth < kMaxGroupDepth; ++depth) {
+    const std::optional<PartName> target = groups_->Target(row);
+    if (!target.has_value() || target->kind != PartKind::kReference) break;
+    row = target->group();
+    if (groups_->Find(row, target->reference()) == nullptr) break;
+  }
+  return depth;
+}
+
 std::optional<BlockView> Member::View(const Reference& reference) {
-  constexpr int kMaxDepth = 64;
   uint32_t row = reference.row;
-  for (int depth = 0; depth < kMaxDepth; ++depth) {
+  for (int depth = 0; depth < kMaxGroupDepth; ++depth) {
     const std::optional<PartName> target = groups_->Target(row);
     if (!target.has_value()) return std::nullopt;
     if (target->kind == PartKind::kReference) {

@@ -137,7 +137,7 @@ class Member : private MemberHooks {
   // kResourceExhausted.
   absl::Status Share(Segment& segment, const Block& block, std::span<Reference> references);
   // A further reference to what `*reference` stands for. `*reference` may become one of another
-  // group.
+  // group. kResourceExhausted: the table of groups is full, or the block has some 200 000 already.
   absl::StatusOr<Reference> Copy(Reference* reference);
   void Release(const Reference& reference) { groups_->Release(reference); }
   // What a reference reads; the caller holds it.
@@ -207,6 +207,11 @@ class Member : private MemberHooks {
   bool ReclaimReferences(MemberId victim);
   void RetireSegments();
   void SweepGroups();
+
+  // A reference of a full group becomes the target of another: chains longer than this are not made
+  // and not followed.
+  static constexpr int kMaxGroupDepth = 64;
+  int Depth(uint32_t row) const;
 
   std::unique_ptr<Session> session_;
   absl::Mutex mutex_;

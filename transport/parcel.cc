@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/parcel.h"
 
-#include "absl/status/statusor.h"
+#include <utility>
+
 #include "allocator/block.h"
 #include "allocator/hold_moves.h"
-#include "allocator/segment.h"
 #include "base/check.h"
 
 namespace handoff::internal {
@@ -172,6 +172,32 @@ bool Unwrap(Member& member, const Parcel& parcel, Message* message) {
       return true;
   }
   return false;
+}
+
+absl::StatusOr<Message> ShareMessage(Member& member, Message* message) {
+  Message copy;
+  if (message->empty()) return copy;
+  Reference made[2];
+  if (message->shared()) {
+    made[0] = ReferenceOf(ParcelOf(*message));
+    const absl::StatusOr<Reference> second = member.Copy(&made[0]);
+    if (!second.ok()) return second.status();
+    made[1] = *second;
+  } else {
+    const absl::Status status =
+        member.Share(MessageAccess::segment(*message), MessageAccess::block(*message), made);
+    if (!status.ok()) return status;
+  }
+  const uint64_t size_bytes = message->size();
+  MessageAccess::Forget(*message);
+  Message* const messages[2] = {message, &copy};
+  for (int i = 0; i < 2; ++i) {
+    const Parcel parcel{
+        PartName::Reference(made[i].row, made[i].index, made[i].hold.generation(), size_bytes),
+        made[i].hold};
+    (void)Unwrap(member, parcel, messages[i]);
+  }
+  return copy;
 }
 
 absl::Status Wrap(Member& member, std::span<Message> parts, Parcel* bundle) {

@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "allocator/hold.h"
 #include "allocator/member.h"
 #include "allocator/part_name.h"
+#include "allocator/segment.h"
 #include "transport/message.h"
 
 namespace handoff::internal {
@@ -39,6 +41,18 @@ void Release(Member& member, const Parcel& parcel);
 
 // The message of a block, a reference or nothing. False: it makes no sense, and was released.
 bool Unwrap(Member& member, const Parcel& parcel, Message* message);
+
+// Whether the message was made through this member; empty ones are everybody's.
+inline bool IsOf(Member& member, const Message& message) {
+  if (message.empty()) return true;
+  if (message.shared()) return MessageAccess::member(message) == &member;
+  Segment& segment = MessageAccess::segment(message);
+  return member.SegmentAt(segment.row()) == &segment;
+}
+
+// A further message of the same bytes; `*message` is of this member. kResourceExhausted: no
+// reference to be had; `*message` then still has the bytes.
+absl::StatusOr<Message> ShareMessage(Member& member, Message* message);
 
 // Makes one bundle of the parts, which are left empty; or leaves everything as it was:
 // kResourceExhausted.

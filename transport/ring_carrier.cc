@@ -109,13 +109,7 @@ class RingCarrier final : public Carrier, public RingUser {
   std::string Describe(MemberId member) const;
   void Dropped(RingReceiver::Fault fault, MemberId from);
 
-  // Whether the message is of this transport.
-  bool IsOurs(const Message& message) {
-    if (message.empty()) return true;
-    if (message.shared()) return MessageAccess::member(message) == &member_;
-    Segment& segment = MessageAccess::segment(message);
-    return member_.SegmentAt(segment.row()) == &segment;
-  }
+  bool IsOurs(const Message& message) { return IsOf(member_, message); }
 
   // One attempt each; true if it succeeded.
   bool SendOnce(Message& message);
@@ -221,6 +215,7 @@ absl::Status RingCarrier::AddEndpoint(const Address& address, const EndpointOpti
   sender_.Refresh(own_);
   lock_.OwnerUnlock();
   own_ids_.push_back(*id);
+  if (receives_) receiver_.AddOwn(*id);
   receiver_.RefreshSoon();
   if (door_.load(std::memory_order_relaxed) == nullptr) {
     door_.store(&table_.DoorOf(id->row), std::memory_order_release);
@@ -461,10 +456,12 @@ SocketStatistics RingCarrier::Statistics() const {
   SocketStatistics statistics = counters_.Snapshot();
   const std::vector<RingPeerStatistics> sends_to = sender_.Statistics();
   const std::vector<RingPeerStatistics> receives_from = receiver_.Statistics();
-  statistics.connected_peers =
-      static_cast<uint32_t>(sends_ ? sends_to.size() : receives_from.size());
+  for (const RingPeerStatistics& peer : sends_ ? sends_to : receives_from) {
+    if (!peer.gone) ++statistics.connected_peers;
+  }
   statistics.dropped_messages = sender_.dropped();
   for (const RingPeerStatistics& peer : sends_to) {
+    if (peer.gone) continue;
     statistics.peers.push_back({.peer = Describe(peer.member),
                                 .messages_sent = peer.messages,
                                 .bytes_sent = peer.bytes,
@@ -472,6 +469,7 @@ SocketStatistics RingCarrier::Statistics() const {
                                 .dropped_messages = peer.dropped});
   }
   for (const RingPeerStatistics& peer : receives_from) {
+    if (peer.gone) continue;
     statistics.peers.push_back({.peer = Describe(peer.member),
                                 .messages_received = peer.messages,
                                 .bytes_received = peer.bytes});

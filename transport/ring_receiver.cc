@@ -154,17 +154,36 @@ void RingReceiver::RemoveEnded() {
 void RingReceiver::Close() {
   absl::MutexLock lock(&sources_mutex_);
   sources_.clear();
+  own_.clear();
 }
 
 std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
   absl::MutexLock lock(&sources_mutex_);
   std::vector<RingPeerStatistics> all;
   for (const auto& source : sources_) {
+    const RingWord word = source->consumer.ring().Word();
     RingPeerStatistics one;
     one.peer = source->info.producer;
     one.member = source->info.ends.producer;
     one.messages = source->messages.value();
     one.bytes = source->bytes.value();
+    one.gone = word.generation() != source->info.word.generation() || word.producer_gone() ||
+               !table_.members().Alive(one.member);
+    all.push_back(one);
+  }
+  // And those that no call has found yet.
+  for (uint32_t row = 0, end = table_.rings_used(); row < end; ++row) {
+    const std::optional<RingInfo> info = table_.LookAtRing(row);
+    if (!info.has_value() || info->word.consumer_gone() || info->word.producer_gone() ||
+        std::find(own_.begin(), own_.end(), info->consumer) == own_.end() ||
+        std::any_of(all.begin(), all.end(),
+                    [&](const auto& one) { return one.peer == info->producer; })) {
+      continue;
+    }
+    RingPeerStatistics one;
+    one.peer = info->producer;
+    one.member = info->ends.producer;
+    one.gone = !table_.members().Alive(one.member);
     all.push_back(one);
   }
   return all;

@@ -50,6 +50,12 @@ class RingReceiver {
   Result Receive(const std::vector<EndpointId>& own, Message* message, std::vector<Message>* parts,
                  Arrival* arrival);
 
+  // An endpoint of the socket, for Statistics().
+  void AddOwn(EndpointId own) {
+    absl::MutexLock lock(&sources_mutex_);
+    own_.push_back(own);
+  }
+
   // Finds rings that were opened to the endpoints, and those whose sender has gone.
   void Refresh(const std::vector<EndpointId>& own);
   // The same at the next call, change or not.
@@ -112,6 +118,7 @@ class RingReceiver {
 
   mutable absl::Mutex sources_mutex_;
   std::vector<std::unique_ptr<Source>> sources_;
+  std::vector<EndpointId> own_ ABSL_GUARDED_BY(sources_mutex_);
 };
 
 }  // namespace handoff::internal

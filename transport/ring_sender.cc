@@ -422,6 +422,8 @@ std::vector<RingPeerStatistics> RingSender::Statistics() const {
     one.bytes = peer->bytes.value();
     const auto look = peer->producer.ring().Look();
     const uint64_t head = look.has_value() ? look->head : 0;
+    one.gone = !look.has_value() || look->word.consumer_gone() ||
+               !table_.members().Alive(peer->info.member);
     one.depth = one.messages >= head ? one.messages - head : 0;
     one.dropped = peer->dropped.value();
     all.push_back(one);

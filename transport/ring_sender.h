@@ -32,6 +32,7 @@ struct RingPeerStatistics {
   uint64_t bytes = 0;
   uint64_t depth = 0;    // messages in the ring, as far as this side knows
   uint64_t dropped = 0;  // by policy
+  bool gone = false;     // the peer; this side has not got to it yet
 };
 
 // The sending half of a socket: its rings to all receivers that it has, and which message goes

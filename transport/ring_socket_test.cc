@@ -11,7 +11,6 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "base/testing/wait_for.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "transport/socket.h"
@@ -56,35 +55,6 @@ class RingSocketTest : public SessionFixture {
   std::unique_ptr<Transport> one_ = OpenTransport();
   std::unique_ptr<Transport> two_ = OpenTransport();
 };
-
-TEST_F(RingSocketTest, CarriesTheBlockItselfFromOneMemberToAnother) {
-  auto push = Bind(*one_, Pattern::kPush, "ring://data");
-  auto pull = Connect(*two_, Pattern::kPull, "ring://data");
-  for (const size_t size : {size_t{1}, size_t{64}, size_t{5000}, size_t{3} << 20}) {
-    Message sent = Filled(*one_, size, size);
-    std::byte* const sender_data = sent.mutable_bytes().data();
-    ASSERT_EQ(push->Send(std::move(sent), Soon()), SocketResult::kOk);
-    Message received;
-    ASSERT_EQ(pull->Receive(&received, Soon()), SocketResult::kOk);
-    EXPECT_TRUE(IsFilled(received, size, size));
-    sender_data[0] = std::byte{0x5A};
-    EXPECT_EQ(received.bytes()[0], std::byte{0x5A});
-  }
-  EXPECT_EQ(one_->Usage().used_blocks, 0u);
-  EXPECT_EQ(push->Statistics().messages_sent, 4u);
-  EXPECT_EQ(pull->Statistics().messages_received, 4u);
-}
-
-TEST_F(RingSocketTest, CarriesEmptyMessages) {
-  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
-  auto push = Connect(*one_, Pattern::kPush, "ring://data");
-  ASSERT_EQ(push->Send(Message(), Soon()), SocketResult::kOk);
-  ASSERT_EQ(SendNumber(*one_, *push, 7), SocketResult::kOk);
-  Message message;
-  ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
-  EXPECT_TRUE(message.empty());
-  EXPECT_EQ(ReceiveNumber(*pull), 7u);
-}
 
 TEST_F(RingSocketTest, HoldsAsManyMessagesAsItsCapacity) {
   auto pull = Bind(*two_, Pattern::kPull, "ring://data", Capacity(5));
@@ -136,46 +106,6 @@ TEST_F(RingSocketTest, PassesMillionsThroughASmallRingInOrder) {
   }
   receiver.join();
   EXPECT_EQ(one_->Usage().used_blocks, 0u);
-}
-
-TEST_F(RingSocketTest, EndsAWaitWhenItIsInterrupted) {
-  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
-  for (int i = 0; i < 20; ++i) {
-    std::thread other([&] { pull->Interrupt(); });
-    Message message;
-    EXPECT_EQ(pull->Receive(&message, Soon()), SocketResult::kInterrupted);
-    other.join();
-  }
-  std::thread other([&] {
-    absl::SleepFor(absl::Milliseconds(2));
-    two_->Interrupt();
-  });
-  Message message;
-  EXPECT_EQ(pull->Receive(&message, Soon()), SocketResult::kInterrupted);
-  other.join();
-}
-
-TEST_F(RingSocketTest, DealsToAllReceiversInTurn) {
-  auto push = Bind(*one_, Pattern::kPush, "ring://data");
-  auto a = Connect(*two_, Pattern::kPull, "ring://data");
-  auto b = Connect(*two_, Pattern::kPull, "ring://data");
-  for (uint64_t i = 0; i < 6; ++i) ASSERT_EQ(SendNumber(*one_, *push, i), SocketResult::kOk);
-  std::set<uint64_t> seen;
-  for (int i = 0; i < 3; ++i) seen.insert({ReceiveNumber(*a), ReceiveNumber(*b)});
-  EXPECT_EQ(seen.size(), 6u);
-  EXPECT_EQ(push->Statistics().connected_peers, 2u);
-}
-
-TEST_F(RingSocketTest, TakesFromAllSendersInTurn) {
-  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
-  auto a = Connect(*one_, Pattern::kPush, "ring://data");
-  auto b = Connect(*one_, Pattern::kPush, "ring://data");
-  for (uint64_t i = 0; i < 3; ++i) {
-    ASSERT_EQ(SendNumber(*one_, *a, i), SocketResult::kOk);
-    ASSERT_EQ(SendNumber(*one_, *b, 100 + i), SocketResult::kOk);
-  }
-  const uint64_t first = ReceiveNumber(*pull);
-  EXPECT_NE(first >= 100, ReceiveNumber(*pull) >= 100);
 }
 
 TEST_F(RingSocketTest, SendsWhatAClosedReceiverHasNotTakenToAnotherInOrder) {
@@ -232,22 +162,6 @@ TEST_F(RingSocketTest, PairsExactlyTwo) {
   EXPECT_EQ(ReceiveNumber(*third), 4u);
   ASSERT_EQ(SendNumber(*two_, *third, 5), SocketResult::kOk);
   EXPECT_EQ(ReceiveNumber(*left), 5u);
-}
-
-TEST_F(RingSocketTest, RepliesToWhoAsked) {
-  auto reply = Bind(*one_, Pattern::kReply, "ring://data");
-  auto a = Connect(*two_, Pattern::kRequest, "ring://data");
-  auto b = Connect(*two_, Pattern::kRequest, "ring://data");
-  for (uint64_t round = 0; round < 3; ++round) {
-    ASSERT_EQ(SendNumber(*two_, *a, 10), SocketResult::kOk);
-    ASSERT_EQ(SendNumber(*two_, *b, 20), SocketResult::kOk);
-    for (int i = 0; i < 2; ++i) {
-      const uint64_t request = ReceiveNumber(*reply);
-      ASSERT_EQ(SendNumber(*one_, *reply, request + 1), SocketResult::kOk);
-    }
-    EXPECT_EQ(ReceiveNumber(*b), 21u);
-    EXPECT_EQ(ReceiveNumber(*a), 11u);
-  }
 }
 
 TEST_F(RingSocketTest, SkipsAnAskerThatHasGoneAndRepliesThatNobodyAwaits) {
@@ -315,27 +229,6 @@ TEST_F(RingSocketTest, SendsOnASharedMessage) {
   }
   message.Release();
   EXPECT_EQ(one_->Usage().used_blocks, 0u);
-}
-
-TEST_F(RingSocketTest, PublishesByTopicPrefix) {
-  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
-  SocketOptions options;
-  options.topics = {"ab", "x"};
-  auto some = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
-  options.topics = {};
-  auto none = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
-  for (const std::string text : {"abc", "a", "xyz", "", "ab"}) {
-    Message message = *one_->Allocate(text.size());
-    if (!text.empty()) std::memcpy(message.mutable_bytes().data(), text.data(), text.size());
-    ASSERT_EQ(publish->TrySend(std::move(message)), SocketResult::kOk);
-  }
-  for (const std::string text : {"abc", "xyz", "ab"}) {
-    Message message;
-    ASSERT_EQ(some->Receive(&message, Soon()), SocketResult::kOk);
-    EXPECT_EQ(std::string(reinterpret_cast<const char*>(message.data()), message.size()), text);
-  }
-  EXPECT_TRUE(NothingComes(*some));
-  EXPECT_TRUE(NothingComes(*none));
 }
 
 TEST_F(RingSocketTest, TreatsASlowSubscriberAsItWants) {

@@ -10,6 +10,7 @@
 #include "allocator/size_class.h"
 #include "base/byte_size.h"
 #include "base/check.h"
+#include "transport/parcel.h"
 
 namespace handoff {
 
@@ -119,6 +120,15 @@ absl::StatusOr<SegmentUsage> Transport::Usage(uint32_t segment) const {
   const absl::StatusOr<Segment*> found = member_->FindSegment(segment);
   if (!found.ok()) return found.status();
   return (*found)->Usage();
+}
+
+absl::StatusOr<Message> Transport::Share(Message* message) {
+  absl::Status status = Usable();
+  if (!status.ok()) return status;
+  if (!internal::IsOf(*member_, *message)) {
+    return absl::InvalidArgumentError("a message of another transport cannot be shared here");
+  }
+  return internal::ShareMessage(*member_, message);
 }
 
 absl::StatusOr<std::unique_ptr<Socket>> Transport::CreateSocket(Pattern pattern,

@@ -172,6 +172,14 @@ class Transport {
   // All segments there are now, by id.
   std::vector<SegmentDescription> Segments() const;
 
+  // A further message of the same bytes, which stay where they are: both are shared() afterwards
+  // and nobody may write them any more, here or in another process. They are freed with the last
+  // of all messages that refer to them. Any number up to some 200 000 for one block; each takes 8
+  // bytes. An empty message gives another one. Failed, *message is as it was, but may be shared().
+  // kInvalidArgument: the message is of another transport. kResourceExhausted: no memory for the
+  // references, or too many of them. kFailedPrecondition: Usable() says why.
+  absl::StatusOr<Message> Share(Message* message);
+
   // kInvalidArgument: an option. kResourceExhausted: no descriptors left. kFailedPrecondition:
   // Usable() says why.
   absl::StatusOr<std::unique_ptr<Socket>> CreateSocket(Pattern pattern,
