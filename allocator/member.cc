@@ -368,7 +368,17 @@ std::optional<BlockView> Member::View(const Reference& reference) {
 std::optional<Reference> Member::AcceptReference(const PartName& name) {
   auto* word = groups_->Find(name.group(), name.reference());
   if (word == nullptr) return std::nullopt;
-  const auto held = HoldMoves<RealSync>::Accept(*word, name.generation, self().slot);
+  return Taken(name, HoldMoves<RealSync>::Accept(*word, name.generation, self().slot));
+}
+
+std::optional<Reference> Member::AcceptPostedReference(const PartName& name, uint32_t channel) {
+  auto* word = groups_->Find(name.group(), name.reference());
+  if (word == nullptr) return std::nullopt;
+  return Taken(name,
+               HoldMoves<RealSync>::AcceptPosted(*word, name.generation, channel, self().slot));
+}
+
+std::optional<Reference> Member::Taken(const PartName& name, std::optional<HoldWord> held) {
   if (!held.has_value()) return std::nullopt;
   const Reference reference{name.group(), name.reference(), *held};
   const std::optional<BlockView> view = View(reference);
@@ -404,6 +414,14 @@ std::optional<RowTable::Row> Member::AcceptBundle(const PartName& name) {
   auto* word = bundles_->Find(name.row);
   if (word == nullptr) return std::nullopt;
   const auto held = HoldMoves<RealSync>::Accept(*word, name.generation, self().slot);
+  if (!held.has_value()) return std::nullopt;
+  return RowTable::Row{name.row, *held};
+}
+
+std::optional<RowTable::Row> Member::AcceptPostedBundle(const PartName& name, uint32_t channel) {
+  auto* word = bundles_->Find(name.row);
+  if (word == nullptr) return std::nullopt;
+  const auto held = HoldMoves<RealSync>::AcceptPosted(*word, name.generation, channel, self().slot);
   if (!held.has_value()) return std::nullopt;
   return RowTable::Row{name.row, *held};
 }

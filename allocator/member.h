@@ -147,8 +147,9 @@ class Member : private MemberHooks {
     return HoldMoves<RealSync>::Mark(groups_->ReferenceWord(reference.row, reference.index),
                                      reference.hold, receiver);
   }
-  // As Segment::Accept and TakeBack; `name` says kReference.
+  // As Segment::Accept, AcceptPosted and TakeBack; `name` says kReference.
   std::optional<Reference> AcceptReference(const PartName& name);
+  std::optional<Reference> AcceptPostedReference(const PartName& name, uint32_t channel);
   std::optional<Reference> TakeBackReference(const PartName& name);
 
   // Makes one message of parts that this member holds, under the generations in their names (1 to
@@ -159,6 +160,7 @@ class Member : private MemberHooks {
     return HoldMoves<RealSync>::Mark(bundles_->BundleWord(bundle.row), bundle.hold, receiver);
   }
   std::optional<RowTable::Row> AcceptBundle(const PartName& name);
+  std::optional<RowTable::Row> AcceptPostedBundle(const PartName& name, uint32_t channel);
   std::optional<RowTable::Row> TakeBackBundle(const PartName& name);
   // The parts, held by this member from here on, under the generations in their names; the bundle
   // is gone. False: the list was damaged, and everything is freed.
@@ -204,6 +206,8 @@ class Member : private MemberHooks {
   bool ReclaimMember(MemberId victim) override;
   void Tick() override;
   void StopMoves() override {}
+  // A reference whose word is ours now, if its block has room for what its name says.
+  std::optional<Reference> Taken(const PartName& name, std::optional<HoldWord> held);
   bool ReclaimReferences(MemberId victim);
   void RetireSegments();
   void SweepGroups();

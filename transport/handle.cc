@@ -5,6 +5,7 @@
 #include <concepts>
 #include <cstring>
 
+#include "allocator/management_layout.h"
 #include "base/check.h"
 
 namespace handoff {
@@ -23,9 +24,10 @@ enum Offset : size_t {
   kRowAt = 32,
   kSegmentAt = 36,
   kChannelAt = 38,
-  kReservedAt = 40,
+  kExchangeAt = 40,
+  kBuildAt = 48,
 };
-static_assert(kReservedAt + 2 * sizeof(uint64_t) == Handle::kBytes);
+static_assert(kBuildAt + sizeof(uint64_t) == Handle::kBytes);
 
 // One move on a little-endian machine.
 template <std::unsigned_integral T>
@@ -66,14 +68,17 @@ HandleFault Check(const Handle& handle) {
     return HandleFault::kPlace;
   }
   if (handle.kind == HandleKind::kEmpty) {
-    return handle == Handle{.nonce = handle.nonce} ? HandleFault::kNone : HandleFault::kReserved;
+    return handle == Handle{.nonce = handle.nonce, .exchange = handle.exchange}
+               ? HandleFault::kNone
+               : HandleFault::kMeaning;
   }
   if (handle.generation == 0) return HandleFault::kGeneration;
   if (handle.kind == HandleKind::kBundle) {
-    return handle.segment == 0 ? HandleFault::kNone : HandleFault::kReserved;
+    return handle.segment == 0 && handle.used_bytes == 0 ? HandleFault::kNone
+                                                         : HandleFault::kMeaning;
   }
   if (handle.used_bytes == 0) return HandleFault::kUsedBytes;
-  if (handle.kind == HandleKind::kReference && handle.segment != 0) return HandleFault::kReserved;
+  if (handle.kind == HandleKind::kReference && handle.segment != 0) return HandleFault::kMeaning;
   return HandleFault::kNone;
 }
 
@@ -88,6 +93,8 @@ const char* DescribeHandleFault(HandleFault fault) {
     case HandleFault::kMagic:
       return "no handle";
     case HandleFault::kVersion:
+      return "a handle of another version";
+    case HandleFault::kBuild:
       return "a handle of another build";
     case HandleFault::kNonce:
       return "a handle of another session";
@@ -101,8 +108,8 @@ const char* DescribeHandleFault(HandleFault fault) {
       return "size out of range";
     case HandleFault::kPlace:
       return "row, segment or channel out of range";
-    case HandleFault::kReserved:
-      return "reserved bytes in use";
+    case HandleFault::kMeaning:
+      return "a field that means nothing for its kind";
   }
   return "unknown";
 }
@@ -120,9 +127,13 @@ std::array<std::byte, Handle::kBytes> Encode(const Handle& handle) {
   Store(bytes.data(), kRowAt, handle.row);
   Store(bytes.data(), kSegmentAt, handle.segment);
   Store(bytes.data(), kChannelAt, handle.channel);
-  Store(bytes.data(), kReservedAt, uint64_t{0});
-  Store(bytes.data(), kReservedAt + 8, uint64_t{0});
+  Store(bytes.data(), kExchangeAt, handle.exchange);
+  Store(bytes.data(), kBuildAt, kBuildHash);
   return bytes;
+}
+
+uint64_t BuildIn(std::span<const std::byte> bytes) {
+  return Load<uint64_t>(bytes.data(), kBuildAt);
 }
 
 HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out) {
@@ -130,20 +141,19 @@ HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out
   const std::byte* const from = bytes.data();
   if (Load<uint32_t>(from, kMagicAt) != Handle::kMagic) return HandleFault::kMagic;
   if (Load<uint8_t>(from, kVersionAt) != Handle::kVersion) return HandleFault::kVersion;
+  if (BuildIn(bytes) != kBuildHash) return HandleFault::kBuild;
   const auto sender_nonce = Load<uint64_t>(from, kNonceAt);
   if (sender_nonce != nonce) {
     out->nonce = sender_nonce;
     return HandleFault::kNonce;
   }
   if (Load<uint16_t>(from, kFlagsAt) != 0) return HandleFault::kFlags;
-  if ((Load<uint64_t>(from, kReservedAt) | Load<uint64_t>(from, kReservedAt + 8)) != 0) {
-    return HandleFault::kReserved;
-  }
   const Handle handle{.kind = static_cast<HandleKind>(Load<uint8_t>(from, kKindAt)),
                       .segment = Load<uint16_t>(from, kSegmentAt),
                       .channel = Load<uint16_t>(from, kChannelAt),
                       .row = Load<uint32_t>(from, kRowAt),
                       .nonce = nonce,
+                      .exchange = Load<uint64_t>(from, kExchangeAt),
                       .generation = Load<uint64_t>(from, kGenerationAt),
                       .used_bytes = Load<uint64_t>(from, kUsedBytesAt)};
   const HandleFault fault = Check(handle);

@@ -26,7 +26,7 @@ enum class HandleKind : uint8_t {
 //    0  magic 4 | version 1 | kind 1 | flags 2, zero | nonce 8
 //   16  generation 8 | used size 8
 //   32  row 4 | segment 2 | channel 2
-//   40  reserved 16, zero
+//   40  exchange 8 | build 8
 struct Handle {
   static constexpr size_t kBytes = 56;
   static constexpr uint32_t kMagic = 0x4E414448;  // "HDAN" as bytes
@@ -43,8 +43,9 @@ struct Handle {
   uint16_t channel = 0;     // on which it was posted, up to kMaxChannel
   uint32_t row = 0;         // BlockId, or the row of the reference or the bundle; up to kMaxRow
   uint64_t nonce = 0;       // of the session
+  uint64_t exchange = 0;    // which request this is, or is the reply to; of others 0
   uint64_t generation = 0;  // of the word that changes hands, 1 to kMaxGeneration; 0 if empty
-  uint64_t used_bytes = 0;  // of the message, up to kMaxUsedBytes; not 0 for kBlock and kReference
+  uint64_t used_bytes = 0;  // of the message, up to kMaxUsedBytes; 0 for kEmpty and kBundle only
 
   friend bool operator==(const Handle&, const Handle&) = default;
 };
@@ -54,14 +55,15 @@ enum class [[nodiscard]] HandleFault : uint8_t{
     kNone,
     kLength,      // not Handle::kBytes
     kMagic,       // something else altogether
-    kVersion,     // of a build with another layout
+    kVersion,     // of a build with another layout of handles
+    kBuild,       // of a build with another layout of shared memory
     kNonce,       // of another session
     kKind,        // no such kind
     kFlags,       // a flag this build does not know
     kGeneration,  // out of range
     kUsedBytes,   // out of range
     kPlace,       // row, segment or channel out of range
-    kReserved,    // a field that has no meaning for this kind is not zero
+    kMeaning,     // a field that has no meaning for this kind is not zero
 };
 
 // For errors: a few words, static.
@@ -75,6 +77,9 @@ std::array<std::byte, Handle::kBytes> Encode(const Handle& handle);
 // another matter. Otherwise *out is unchanged, except for kNonce: then out->nonce is that of the
 // sender.
 HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out);
+
+// The build that bytes of Handle::kBytes name, for errors: kBuildHash of their sender.
+uint64_t BuildIn(std::span<const std::byte> bytes);
 
 }  // namespace handoff
 

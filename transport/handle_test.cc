@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "allocator/management_layout.h"
 #include "gtest/gtest.h"
 
 namespace handoff {
@@ -22,6 +23,7 @@ Handle BlockHandle() {
           .channel = 0x0304,
           .row = 0x05060708,
           .nonce = kNonce,
+          .exchange = 0x6677,
           .generation = 0x1122334455,
           .used_bytes = 0x0AABBCCDD};
 }
@@ -45,14 +47,22 @@ HandleFault FaultOf(std::span<const std::byte> bytes) {
 
 TEST(HandleTest, HasTheDocumentedBytes) {
   const std::array<std::byte, Handle::kBytes> bytes = Encode(BlockHandle());
+  const auto build = [](int byte) { return static_cast<unsigned>(kBuildHash >> 8 * byte & 0xFF); };
   const std::array<unsigned, Handle::kBytes> expected = {
-      'H',  'D',  'A',  'N',  1,    2,    0,    0,     // magic, version, kind, flags
-      0xEF, 0xCD, 0xAB, 0x89, 0x67, 0x45, 0x23, 0x01,  // nonce
-      0x55, 0x44, 0x33, 0x22, 0x11, 0,    0,    0,     // generation
-      0xDD, 0xCC, 0xBB, 0xAA, 0,    0,    0,    0,     // used size
-      0x08, 0x07, 0x06, 0x05, 0x3F, 0,    0x04, 0x03,  // row, segment, channel
-      0,    0,    0,    0,    0,    0,    0,    0,     // reserved
-      0,    0,    0,    0,    0,    0,    0,    0};
+      'H',      'D',      'A',      'N',
+      1,        2,        0,        0,  // magic, version, kind, flags
+      0xEF,     0xCD,     0xAB,     0x89,
+      0x67,     0x45,     0x23,     0x01,  // nonce
+      0x55,     0x44,     0x33,     0x22,
+      0x11,     0,        0,        0,  // generation
+      0xDD,     0xCC,     0xBB,     0xAA,
+      0,        0,        0,        0,  // used size
+      0x08,     0x07,     0x06,     0x05,
+      0x3F,     0,        0x04,     0x03,  // row, segment, channel
+      0x77,     0x66,     0,        0,
+      0,        0,        0,        0,  // exchange
+      build(0), build(1), build(2), build(3),
+      build(4), build(5), build(6), build(7)};
   for (size_t i = 0; i < bytes.size(); ++i) {
     EXPECT_EQ(std::to_integer<unsigned>(bytes[i]), expected[i]) << "byte " << i;
   }
@@ -100,8 +110,12 @@ TEST(HandleTest, SaysWhatIsWrong) {
       {28, 0x11, HandleFault::kUsedBytes},  {31, 0x80, HandleFault::kUsedBytes},
       {35, 0x40, HandleFault::kPlace},      {36, 0x40, HandleFault::kPlace},
       {37, 1, HandleFault::kPlace},         {39, 0x10, HandleFault::kPlace},
-      {40, 1, HandleFault::kReserved},      {55, 0x80, HandleFault::kReserved},
   };
+  for (size_t at = 48; at < Handle::kBytes; ++at) {
+    auto bytes = Encode(BlockHandle());
+    bytes[at] ^= std::byte{1};
+    EXPECT_EQ(FaultOf(bytes), HandleFault::kBuild);
+  }
   for (const Case& wrong : cases) {
     auto bytes = Encode(BlockHandle());
     bytes[wrong.at] = std::byte(wrong.value);
@@ -118,14 +132,15 @@ TEST(HandleTest, RefusesWhatHasNoMeaningForItsKind) {
   std::fill_n(bytes.begin() + 24, 8, std::byte{0});
   EXPECT_EQ(FaultOf(bytes), HandleFault::kUsedBytes);  // an empty message has no block
   for (size_t at = 16; at < Handle::kBytes; ++at) {
+    if (at == 40) at = 48;  // an empty message may be a request
     bytes = Encode({.kind = HandleKind::kEmpty, .nonce = kNonce});
-    bytes[at] = std::byte{1};
+    bytes[at] ^= std::byte{1};
     EXPECT_NE(FaultOf(bytes), HandleFault::kNone) << at;
   }
   for (const size_t kind : {2, 3}) {
     bytes = Encode(OneOfEachKind()[kind]);
     bytes[36] = std::byte{1};  // only a block is in a segment
-    EXPECT_EQ(FaultOf(bytes), HandleFault::kReserved);
+    EXPECT_EQ(FaultOf(bytes), HandleFault::kMeaning);
   }
 }
 

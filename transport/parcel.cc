@@ -60,6 +60,14 @@ PartName Mark(Member& member, const Parcel& parcel, uint32_t receiver) {
   return name;
 }
 
+PartName Post(Member& member, const Parcel& parcel, uint32_t channel) {
+  PartName name = parcel.name;
+  if (name.kind == PartKind::kEmpty) return name;
+  auto* const word = MemberNames(member).Find(name);
+  name.generation = HoldMoves<RealSync>::Post(*word, parcel.hold, channel).generation();
+  return name;
+}
+
 std::optional<Parcel> Accept(Member& member, const PartName& name) {
   switch (name.kind) {
     case PartKind::kBlock: {
@@ -76,6 +84,31 @@ std::optional<Parcel> Accept(Member& member, const PartName& name) {
     }
     case PartKind::kBundle: {
       const auto bundle = member.AcceptBundle(name);
+      if (!bundle.has_value()) return std::nullopt;
+      return Parcel{name, bundle->hold};
+    }
+    case PartKind::kEmpty:
+      return Parcel{name, {}};
+  }
+  return std::nullopt;
+}
+
+std::optional<Parcel> AcceptPosted(Member& member, const PartName& name, uint32_t channel) {
+  switch (name.kind) {
+    case PartKind::kBlock: {
+      Segment* segment = member.SegmentAt(name.segment);
+      if (segment == nullptr) return std::nullopt;
+      const auto block = segment->AcceptPosted(name.row, name.generation, channel, name.used_bytes);
+      if (!block.has_value()) return std::nullopt;
+      return Parcel{name, block->hold};
+    }
+    case PartKind::kReference: {
+      const auto reference = member.AcceptPostedReference(name, channel);
+      if (!reference.has_value()) return std::nullopt;
+      return Parcel{name, reference->hold};
+    }
+    case PartKind::kBundle: {
+      const auto bundle = member.AcceptPostedBundle(name, channel);
       if (!bundle.has_value()) return std::nullopt;
       return Parcel{name, bundle->hold};
     }

@@ -17,9 +17,9 @@
 
 namespace handoff::internal {
 
-// What a ring carries, whatever it is, while this member holds it: a block, a reference, a bundle,
-// or nothing at all. The generation in the name is that of the hold. A plain value: whoever has it
-// must send or release it.
+// What a carrier carries, whatever it is, while this member holds it: a block, a reference, a
+// bundle, or nothing at all. The generation in the name is that of the hold. A plain value: whoever
+// has it must send or release it.
 struct Parcel {
   PartName name;
   HoldWord hold;
@@ -32,9 +32,14 @@ Parcel ParcelOf(const Message& message);
 
 // held -> sent(self -> receiver); returns the name under which it is published.
 PartName Mark(Member& member, const Parcel& parcel, uint32_t receiver);
+// held -> posted(self -> channel); the same.
+PartName Post(Member& member, const Parcel& parcel, uint32_t channel);
 
-// sent -> held. Nothing if the name is stale, forged, or larger than what it names.
+// sent, or posted on `channel`, -> held. Nothing if the name is stale, forged, or larger than what
+// it names.
 std::optional<Parcel> Accept(Member& member, const PartName& name);
+std::optional<Parcel> AcceptPosted(Member& member, const PartName& name, uint32_t channel);
+// sent or posted -> held, unless somebody has accepted it.
 std::optional<Parcel> TakeBack(Member& member, const PartName& name);
 
 void Release(Member& member, const Parcel& parcel);

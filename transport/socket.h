@@ -83,7 +83,7 @@ class Socket {
   }
 
   // Hands several messages over as one: all are empty afterwards, or none was changed but that some
-  // may be shared now. 1 to kMaxParts; several of them on ring:// addresses only.
+  // may be shared now. 1 to kMaxParts.
   SocketResult SendParts(std::span<Message> parts, const Deadline& deadline) {
     return SendManyParts(parts, &deadline);
   }

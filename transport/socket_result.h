@@ -14,7 +14,7 @@ enum class [[nodiscard]] SocketResult{
     kClosed,          // the socket was closed
     kNoAddress,       // neither bound nor connected yet
     kWrongPattern,    // a socket of this pattern does not send, or does not receive
-    kPartCount,       // of SendParts(): none or more than kMaxParts; of ZeroMQ: more than one
+    kPartCount,       // of SendParts(): none or more than kMaxParts
     kForeignMessage,  // the message belongs to another Transport
     kUnusable,  // in a forked child, or this member was declared dead: Transport::Usable() says
 };

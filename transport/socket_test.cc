@@ -85,7 +85,7 @@ TEST_F(SocketTest, NamesWhatIsWrongWithAnAddress) {
   };
   expect(Pattern::kPush, "udp://x", absl::StatusCode::kInvalidArgument, "ring://name, ipc://path");
   expect(Pattern::kPublish, Address(), absl::StatusCode::kInvalidArgument, "ring://");
-  expect(Pattern::kReply, Address(), absl::StatusCode::kInvalidArgument, "ring://");
+  expect(Pattern::kSubscribe, Address(), absl::StatusCode::kInvalidArgument, "ring://");
   expect(Pattern::kPush, "tcp://256.1.1.1:5", absl::StatusCode::kNotFound, "tcp://256.1.1.1:5");
   expect(Pattern::kPush, "ipc:///no/such/folder/socket", absl::StatusCode::kNotFound,
          "/no/such/folder");

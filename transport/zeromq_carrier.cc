@@ -4,119 +4,54 @@
 #include <poll.h>
 #include <zmq.h>
 
-#include <array>
-#include <cerrno>
-#include <charconv>
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <span>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/counter.h"
 #include "base/crash_point.h"
-#include "transport/handle.h"
-#include "transport/ipc_path.h"
+#include "transport/frame.h"
+#include "transport/parcel.h"
 #include "transport/socket_counters.h"
-#include "transport/zeromq_peers.h"
+#include "transport/zeromq_port.h"
 
 namespace handoff::internal {
 
 namespace {
 
-using Drop = SocketCounters::Drop;
-
-// A longer frame is no handle, and its sender is cut off before it fills our memory; shorter ones
-// are counted.
-constexpr int64_t kMaxFrameBytes = 4096;
-
 // A receive that never waits drops at most so many frames before it says that nothing has come.
 constexpr int kDropsATry = 64;
 
-// Whoever waits looks around that often, whether this process is still a member.
-constexpr absl::Duration kWaitSlice = absl::Seconds(1);
-
-std::optional<int> ZeromqType(Pattern pattern) {
-  switch (pattern) {
-    case Pattern::kPush:
-      return ZMQ_PUSH;
-    case Pattern::kPull:
-      return ZMQ_PULL;
-    case Pattern::kPair:
-      return ZMQ_PAIR;
-    case Pattern::kRequest:
-    case Pattern::kReply:
-    case Pattern::kPublish:
-    case Pattern::kSubscribe:
-      break;
-  }
-  return std::nullopt;
-}
-
-absl::Status ZeromqError(const std::string& what, int error) {
-  const std::string text = absl::StrCat(what, ": ", zmq_strerror(error));
-  switch (error) {
-    case EADDRINUSE:
-      return absl::AlreadyExistsError(text);
-    case EACCES:
-    case EPERM:
-      return absl::PermissionDeniedError(text);
-    case EMFILE:
-    case ENFILE:
-    case ENOMEM:
-    case EMTHREAD:
-      return absl::ResourceExhaustedError(text);
-    case ENODEV:
-    case ENOENT:
-    case EADDRNOTAVAIL:
-      return absl::NotFoundError(text);
-    default:
-      return absl::InvalidArgumentError(text);
-  }
-}
-
-// The three numbers at the end of "localhost:uid:gid:pid", as ZeroMQ names the peer of a Unix
-// socket.
-std::optional<std::array<uint32_t, 3>> UnixPeer(std::string_view address) {
-  std::array<uint32_t, 3> numbers{};
-  for (size_t i = numbers.size(); i-- > 0;) {
-    const size_t colon = address.rfind(':');
-    if (colon == std::string_view::npos) return std::nullopt;
-    const std::string_view digits = address.substr(colon + 1);
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), numbers[i]);
-    if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
-    address = address.substr(0, colon);
-  }
-  if (!address.empty() && address != "localhost") return std::nullopt;
-  return numbers;
-}
-
-std::string DescribePeer(zmq_msg_t& frame) {
-  const char* const address = zmq_msg_gets(&frame, "Peer-Address");
-  if (address == nullptr) return "this process";
-  const auto numbers = UnixPeer(address);
-  if (!numbers.has_value()) return address;
-  return absl::StrCat("pid ", (*numbers)[2], " (uid ", (*numbers)[0], ")");
-}
+// Whoever waits looks around that often: whether this process is still a member, and, who sends,
+// whether there is somebody to send to.
+constexpr absl::Duration kReceiveSlice = absl::Seconds(1);
+constexpr absl::Duration kSendSlice = absl::Milliseconds(50);
 
 class ZeromqCarrier final : public Carrier {
  public:
-  ZeromqCarrier(const CarrierContext& context, void* socket, std::unique_ptr<ZeromqPeers> peers)
-      : context_(context), socket_(socket), peers_(std::move(peers)) {
-    zmq_msg_init(&frame_);
+  ZeromqCarrier(const CarrierContext& context, void* zeromq)
+      : context_(context), member_(*context.member), zeromq_(zeromq) {
+    // So that nobody takes the reply to another's request for his own.
+    std::random_device random;
+    exchange_ = uint64_t{random()} << 32 | random();
   }
-  ~ZeromqCarrier() override {
-    Close();
-    zmq_msg_close(&frame_);
-  }
+  ~ZeromqCarrier() override { Close(); }
 
-  absl::Status Bind(const Address& address) override;
-  absl::Status Connect(const Address& address) override;
+  absl::Status Bind(const Address& address) override { return Attach(address, &ZeromqPort::Bind); }
+  absl::Status Connect(const Address& address) override {
+    return Attach(address, &ZeromqPort::Connect);
+  }
   std::string LastEndpoint() const override { return last_endpoint_; }
 
   SocketResult TrySend(Message& message) override;
@@ -124,331 +59,347 @@ class ZeromqCarrier final : public Carrier {
   SocketResult TryReceive(Message& message) override;
   SocketResult Receive(Message& message, const Deadline& deadline) override;
 
-  SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override {
-    if (parts.size() != 1) return SocketResult::kPartCount;
-    return deadline == nullptr ? TrySend(parts[0]) : Send(parts[0], *deadline);
-  }
-  SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override {
-    Message message;
-    const SocketResult result =
-        deadline == nullptr ? TryReceive(message) : Receive(message, *deadline);
-    if (result == SocketResult::kOk) parts.push_back(std::move(message));
-    return result;
-  }
+  SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override;
+  SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override;
 
   void Close() override;
-
-  SocketStatistics Statistics() const override {
-    SocketStatistics statistics = counters_.Snapshot();
-    statistics.connected_peers = peers_->Count();
-    return statistics;
-  }
+  SocketStatistics Statistics() const override;
 
  private:
-  absl::Status BindIpc(const Address& address);
-  void RememberEndpoint();
+  using AttachPort = absl::Status (ZeromqPort::*)(const Address&);
+  absl::Status Attach(const Address& address, AttachPort attach);
 
-  // The id under which blocks are posted. One for all until channels have a table of their own;
-  // then a socket takes another one after a member has died, so that what was posted before may be
-  // freed when memory runs out.
+  // The id under which words are posted.
   uint16_t PostingChannel() const { return 0; }
 
-  SocketResult SendFrame(const std::array<std::byte, Handle::kBytes>& bytes);
-  bool TakeFrame(Message& message);
-  void DropFrame(Drop drop, const std::string& reason);
-  SocketResult WaitFor(int events, const Deadline& deadline);
-  int ReadyEvents();
+  // One attempt each.
+  SocketResult SendParcel(Parcel* parcel, uint64_t size_bytes);
+  SocketResult SendOnce(Message& message);
+  ZeromqPort* PortToSend();
+  bool TakeNext(Message& message);
+  bool Take(ZeromqPort& port, const ZeromqPort::Received& received);
+
+  // After a first attempt that would block.
+  template <class Attempt>
+  SocketResult Wait(int events, const Deadline& deadline, Attempt attempt);
+  template <class Attempt>
+  SocketResult WaitToSend(const Deadline& deadline, Attempt attempt);
+  void Sleep(absl::Duration slice, const Deadline& deadline);
 
   const CarrierContext context_;
-  void* socket_;  // null once closed
-  const std::unique_ptr<ZeromqPeers> peers_;
-  zmq_msg_t frame_;  // the last one received
-  SocketCounters counters_;
+  Member& member_;
+  void* const zeromq_;
+
+  // REQ has a port for each address, because ZeroMQ would deal requests to those who have gone as
+  // well; all others have one. Changed under the lock, so that other threads can look at it.
+  mutable absl::Mutex ports_mutex_;
+  std::vector<std::unique_ptr<ZeromqPort>> ports_;
+  size_t next_port_ = 0;
+
+  FrameContent content_;        // of the last frame
+  std::vector<Message> parts_;  // of a message of many parts that is received one by one, reversed
+  std::vector<pollfd> waited_;
+
+  // REQ: the number of the last request, and whether its reply is awaited.
+  uint64_t exchange_ = 0;
+  bool asked_ = false;
+  // REP: who has asked and waits for the reply, and the number of his request.
+  struct Asker {
+    std::string peer;
+    uint64_t exchange;
+  };
+  std::optional<Asker> asker_;
+  std::string sender_;  // REP: of the last frame
+
   std::string last_endpoint_;
-  std::vector<IpcFile> ipc_files_;
+  bool closed_ = false;
+  SocketCounters counters_;
+  Counter dropped_;
 };
 
-absl::Status ZeromqCarrier::Bind(const Address& address) {
-  const bool has_file =
-      address.scheme == Scheme::kIpc && address.place[0] != '@' && address.place != "*";
-  if (has_file) {
-    const absl::Status status = BindIpc(address);
-    if (!status.ok()) return status;
-  } else if (zmq_bind(socket_, address.text.c_str()) != 0) {
-    return ZeromqError(absl::StrCat("bind ", address.text), errno);
+absl::Status ZeromqCarrier::Attach(const Address& address, AttachPort attach) {
+  if (!ports_.empty() && context_.pattern != Pattern::kRequest) {
+    const absl::Status status = (ports_.front().get()->*attach)(address);
+    if (status.ok()) last_endpoint_ = ports_.front()->last_endpoint();
+    return status;
   }
-  RememberEndpoint();
+  absl::StatusOr<std::unique_ptr<ZeromqPort>> port =
+      ZeromqPort::Open(zeromq_, context_.pattern, context_.options);
+  if (!port.ok()) return port.status();
+  const absl::Status status = (port->get()->*attach)(address);
+  if (!status.ok()) return status;
+  last_endpoint_ = (*port)->last_endpoint();
+  absl::MutexLock lock(&ports_mutex_);
+  ports_.push_back(*std::move(port));
   return absl::OkStatus();
 }
 
-absl::Status ZeromqCarrier::BindIpc(const Address& address) {
-  const absl::StatusOr<IpcPathClaim> claim = IpcPathClaim::Take(address.place);
-  if (!claim.ok()) return claim.status();
-  if (zmq_bind(socket_, address.text.c_str()) != 0) {
-    return ZeromqError(absl::StrCat("bind ", address.text), errno);
+// Sending. The life of a message on this carrier is in docs/message_life.md; the steps here are its
+// numbers.
+
+ZeromqPort* ZeromqCarrier::PortToSend() {
+  if (__builtin_expect(context_.pattern != Pattern::kRequest, 1)) return ports_.front().get();
+  for (size_t i = 0; i < ports_.size(); ++i) {
+    if (next_port_ >= ports_.size()) next_port_ = 0;
+    ZeromqPort& port = *ports_[next_port_++];
+    if (port.HasPeer() && (port.Events() & ZMQ_POLLOUT) != 0) return &port;
   }
-  const absl::StatusOr<IpcFile> file = IdentifyIpcFile(address.place);
-  if (file.ok()) ipc_files_.push_back(*file);
-  return absl::OkStatus();
+  return nullptr;
 }
 
-absl::Status ZeromqCarrier::Connect(const Address& address) {
-  if (zmq_connect(socket_, address.text.c_str()) != 0) {
-    return ZeromqError(absl::StrCat("connect ", address.text), errno);
+// Anything but kOk: `*parcel` is held again.
+SocketResult ZeromqCarrier::SendParcel(Parcel* parcel, uint64_t size_bytes) {
+  static const std::string kNobody;
+  ZeromqPort* const port = PortToSend();
+  if (__builtin_expect(port == nullptr, 0)) return SocketResult::kWouldBlock;
+  FrameTag tag{.channel = PostingChannel()};
+  const std::string* peer = &kNobody;
+  if (context_.pattern == Pattern::kRequest) {
+    tag.exchange = exchange_ + 1;
+  } else if (context_.pattern == Pattern::kReply) {
+    if (!asker_.has_value()) return SocketResult::kWouldBlock;
+    tag.exchange = asker_->exchange;
+    peer = &asker_->peer;
   }
-  RememberEndpoint();
-  return absl::OkStatus();
-}
-
-void ZeromqCarrier::RememberEndpoint() {
-  char endpoint[512];
-  size_t length = sizeof(endpoint);
-  HANDOFF_CHECK_EQ(zmq_getsockopt(socket_, ZMQ_LAST_ENDPOINT, endpoint, &length), 0)
-      << zmq_strerror(errno);
-  last_endpoint_ = endpoint;
-}
-
-// The life of a message on this carrier is in docs/message_life.md; the steps here are its numbers.
-SocketResult ZeromqCarrier::TrySend(Message& message) {
-  if (message.empty()) {
-    const SocketResult result = SendFrame(Encode({.nonce = context_.member->nonce()}));
-    if (result == SocketResult::kOk) counters_.Sent(0);
-    return result;
-  }
-  // A reference cannot be posted; its receiver gets a copy.
-  if (message.shared() && message.mutable_bytes().empty()) return SocketResult::kWouldBlock;
-  Segment& segment = MessageAccess::segment(message);
-  const Block& block = MessageAccess::block(message);
-  if (__builtin_expect(context_.member->SegmentAt(segment.row()) != &segment, 0)) {
-    return SocketResult::kForeignMessage;
-  }
-  const uint16_t channel = PostingChannel();
-  const HoldWord posted = segment.Post(block, channel);  // step 3
+  const PartName posted = Post(member_, *parcel, tag.channel);  // step 3
   HANDOFF_CRASH_POINT("zeromq.send.after_post");
-  const SocketResult result = SendFrame(Encode({.kind = HandleKind::kBlock,
-                                                .segment = static_cast<uint16_t>(segment.row()),
-                                                .channel = channel,
-                                                .row = block.id,
-                                                .nonce = context_.member->nonce(),
-                                                .generation = posted.generation(),
-                                                .used_bytes = message.size()}));
-  if (result != SocketResult::kOk) {
-    const std::optional<Block> back = segment.TakeBack(block.id, posted.generation());
-    if (back.has_value()) {
-      MessageAccess::SetHold(message, back->hold);
-      return result;
+  const ZeromqPort::Result result = port->Send(MakeFrame(member_, posted, tag), *peer);  // step 4
+  if (__builtin_expect(result != ZeromqPort::Result::kDone, 0)) {
+    const std::optional<Parcel> back = TakeBack(member_, posted);
+    if (back.has_value() && result == ZeromqPort::Result::kWouldBlock) {
+      *parcel = *back;
+      return SocketResult::kWouldBlock;
     }
-    // Somebody who was never told the generation has accepted it all the same: it is his now.
+    // Who asked has gone. Or somebody who was never told the generation has accepted it all the
+    // same: it is his now.
+    if (back.has_value()) Release(member_, *back);
+    dropped_.Add(1);
   }
-  counters_.Sent(message.size());
-  MessageAccess::Forget(message);
+  counters_.Sent(size_bytes);
+  if (context_.pattern == Pattern::kRequest) {
+    ++exchange_;
+    asked_ = true;
+  }
+  asker_.reset();
   HANDOFF_CRASH_POINT("zeromq.send.after_send");
   return SocketResult::kOk;
 }
 
-SocketResult ZeromqCarrier::SendFrame(const std::array<std::byte, Handle::kBytes>& bytes) {
-  if (__builtin_expect(peers_->TakeLoss(), 0)) ReadyEvents();
-  for (bool looked = false;;) {
-    if (zmq_send(socket_, bytes.data(), bytes.size(), ZMQ_DONTWAIT) >= 0) {  // step 4
-      return SocketResult::kOk;
-    }
-    if (errno == EINTR) continue;
-    HANDOFF_CHECK_EQ(errno, EAGAIN) << "zmq_send: " << zmq_strerror(errno);
-    // A send does not always look at what its peers have read since; this does.
-    if (looked || (ReadyEvents() & ZMQ_POLLOUT) == 0) return SocketResult::kWouldBlock;
-    looked = true;
+SocketResult ZeromqCarrier::SendOnce(Message& message) {
+  Parcel parcel = ParcelOf(message);
+  const SocketResult result = SendParcel(&parcel, message.size());
+  if (__builtin_expect(result == SocketResult::kOk, 1)) {
+    MessageAccess::Forget(message);
+  } else if (!message.empty()) {
+    MessageAccess::SetHold(message, parcel.hold);
   }
-}
-
-SocketResult ZeromqCarrier::Send(Message& message, const Deadline& deadline) {
-  SocketResult result = TrySend(message);
-  if (__builtin_expect(result != SocketResult::kWouldBlock, 1)) return result;
-  const int64_t began_ns = MonotonicClock().NowNanoseconds();
-  while (result == SocketResult::kWouldBlock) {
-    result = WaitFor(ZMQ_POLLOUT, deadline);
-    if (result == SocketResult::kOk) result = TrySend(message);
-  }
-  counters_.SendBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - began_ns));
   return result;
 }
 
-SocketResult ZeromqCarrier::TryReceive(Message& message) {
-  for (int tries = 0; tries <= kDropsATry; ++tries) {
-    int got;
-    do {
-      got = zmq_msg_recv(&frame_, socket_, ZMQ_DONTWAIT);
-    } while (got < 0 && errno == EINTR);
-    if (got < 0) {
-      HANDOFF_CHECK_EQ(errno, EAGAIN) << "zmq_msg_recv: " << zmq_strerror(errno);
-      return SocketResult::kWouldBlock;
-    }
-    HANDOFF_CRASH_POINT("zeromq.receive.after_frame");
-    if (__builtin_expect(TakeFrame(message), 1)) {
-      counters_.Received(message.size());
-      return SocketResult::kOk;
-    }
-  }
-  return SocketResult::kWouldBlock;
+SocketResult ZeromqCarrier::TrySend(Message& message) {
+  if (__builtin_expect(!IsOf(member_, message), 0)) return SocketResult::kForeignMessage;
+  return SendOnce(message);
 }
 
+SocketResult ZeromqCarrier::Send(Message& message, const Deadline& deadline) {
+  const SocketResult result = TrySend(message);
+  if (__builtin_expect(result != SocketResult::kWouldBlock, 1)) return result;
+  return WaitToSend(deadline, [&] { return SendOnce(message); });
+}
+
+SocketResult ZeromqCarrier::SendParts(std::span<Message> parts, const Deadline* deadline) {
+  uint64_t size_bytes = 0;
+  for (const Message& part : parts) {
+    if (!IsOf(member_, part)) return SocketResult::kForeignMessage;
+    size_bytes += part.size();
+  }
+  if (parts.size() == 1) {
+    return deadline == nullptr ? TrySend(parts[0]) : Send(parts[0], *deadline);
+  }
+  std::optional<Parcel> bundle;
+  const auto attempt = [&] {
+    if (!bundle.has_value()) {
+      bundle.emplace();
+      if (!Wrap(member_, parts, &*bundle).ok()) {
+        bundle.reset();
+        return SocketResult::kWouldBlock;  // every row of the table is in use
+      }
+      HANDOFF_CRASH_POINT("zeromq.send.after_bundle");
+    }
+    return SendParcel(&*bundle, size_bytes);
+  };
+  SocketResult result = attempt();
+  if (result == SocketResult::kWouldBlock && deadline != nullptr) {
+    result = WaitToSend(*deadline, attempt);
+  }
+  if (result == SocketResult::kOk || !bundle.has_value()) return result;
+  // Back to the caller.
+  std::vector<Message> back;
+  if (Unwrap(member_, *bundle, &back)) {
+    std::move(back.begin(), back.begin() + std::min(back.size(), parts.size()), parts.begin());
+  }
+  return result;
+}
+
+// Receiving.
+
 // Steps 6 to 8. False: the frame was dropped.
-bool ZeromqCarrier::TakeFrame(Message& message) {
-  if (__builtin_expect(zmq_msg_more(&frame_) != 0, 0)) {
-    DropFrame(Drop::kBad, "several frames in one message");
-    while (zmq_msg_more(&frame_) != 0) {
-      // Those of one message arrive together.
-      if (zmq_msg_recv(&frame_, socket_, ZMQ_DONTWAIT) < 0 && errno != EINTR) break;
+bool ZeromqCarrier::Take(ZeromqPort& port, const ZeromqPort::Received& received) {
+  if (__builtin_expect(received.several, 0)) {
+    counters_.Dropped(SocketCounters::Drop::kBad, port.DescribeSender(),
+                      "several frames in one message");
+    return false;
+  }
+  if (__builtin_expect(!TakeFrame(member_, received.bytes, &content_), 0)) {
+    counters_.Dropped(content_.drop, port.DescribeSender(), content_.reason);
+    return false;
+  }
+  if (context_.pattern == Pattern::kRequest) {
+    if (!asked_ || content_.tag.exchange != exchange_) {
+      // The reply to an earlier request, which nobody awaits any more.
+      content_.message.Release();
+      content_.parts.clear();
+      return false;
     }
-    return false;
+    asked_ = false;
+  } else if (context_.pattern == Pattern::kReply) {
+    asker_ = Asker{sender_, content_.tag.exchange};
   }
-  const std::span<const std::byte> bytes(static_cast<const std::byte*>(zmq_msg_data(&frame_)),
-                                         zmq_msg_size(&frame_));
-  const uint64_t nonce = context_.member->nonce();
-  Handle handle;
-  const HandleFault fault = Decode(bytes, nonce, &handle);
-  if (__builtin_expect(fault != HandleFault::kNone, 0)) {
-    if (fault == HandleFault::kNonce) {
-      DropFrame(Drop::kForeign, absl::StrCat("it is in session ", absl::Hex(handle.nonce),
-                                             ", this socket in session ", absl::Hex(nonce)));
-    } else {
-      DropFrame(fault == HandleFault::kVersion ? Drop::kForeign : Drop::kBad,
-                DescribeHandleFault(fault));
-    }
-    return false;
-  }
-  if (handle.kind == HandleKind::kEmpty) return true;
-  Segment* const segment =
-      handle.kind == HandleKind::kBlock ? context_.member->SegmentAt(handle.segment) : nullptr;
-  if (segment == nullptr) {
-    DropFrame(Drop::kBad, handle.kind == HandleKind::kBlock
-                              ? "no such segment"
-                              : "shared messages and bundles need ring://");
-    return false;
-  }
-  const std::optional<Block> block =
-      segment->AcceptPosted(handle.row, handle.generation, handle.channel, handle.used_bytes);
-  if (__builtin_expect(!block.has_value(), 0)) {
-    DropFrame(Drop::kStale, "a stale handle");
-    return false;
-  }
-  MessageAccess::Fill(&message, *segment, *block, handle.used_bytes);
   return true;
 }
 
-void ZeromqCarrier::DropFrame(Drop drop, const std::string& reason) {
-  counters_.Dropped(drop, DescribePeer(frame_), reason);
+bool ZeromqCarrier::TakeNext(Message& message) {
+  if (__builtin_expect(!parts_.empty(), 0)) {
+    message = std::move(parts_.back());
+    parts_.pop_back();
+    return true;
+  }
+  // The next request may be received before the last one was answered.
+  asker_.reset();
+  for (const auto& port : ports_) {
+    ZeromqPort::Received received;
+    for (int tries = 0; tries <= kDropsATry; ++tries) {
+      if (port->Receive(&received, &sender_) != ZeromqPort::Result::kDone) break;
+      HANDOFF_CRASH_POINT("zeromq.receive.after_frame");
+      if (!__builtin_expect(Take(*port, received), 1)) continue;
+      counters_.Received(content_.size_bytes);
+      if (__builtin_expect(!content_.parts.empty(), 0)) {
+        parts_.swap(content_.parts);
+        std::reverse(parts_.begin(), parts_.end());
+        message = std::move(parts_.back());
+        parts_.pop_back();
+      } else {
+        message = std::move(content_.message);
+      }
+      return true;
+    }
+  }
+  return false;
+}
+
+SocketResult ZeromqCarrier::TryReceive(Message& message) {
+  return TakeNext(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
 }
 
 SocketResult ZeromqCarrier::Receive(Message& message, const Deadline& deadline) {
-  SocketResult result = TryReceive(message);
-  if (result != SocketResult::kWouldBlock) return result;
+  if (TakeNext(message)) return SocketResult::kOk;
   const int64_t began_ns = MonotonicClock().NowNanoseconds();
-  while (result == SocketResult::kWouldBlock) {
-    result = WaitFor(ZMQ_POLLIN, deadline);
-    if (result == SocketResult::kOk) result = TryReceive(message);
-  }
+  const SocketResult result = Wait(ZMQ_POLLIN, deadline, [&] { return TryReceive(message); });
   counters_.ReceiveBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - began_ns));
   return result;
 }
 
-// What the socket can do now. Handles all that other threads have told the socket; from here on
-// news make its descriptor readable, until the next call on the socket.
-int ZeromqCarrier::ReadyEvents() {
-  int events = 0;
-  size_t length = sizeof(events);
-  while (zmq_getsockopt(socket_, ZMQ_EVENTS, &events, &length) != 0) {
-    HANDOFF_CHECK_EQ(errno, EINTR) << "ZMQ_EVENTS: " << zmq_strerror(errno);
-  }
-  return events;
+SocketResult ZeromqCarrier::ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) {
+  Message first;
+  const SocketResult result = deadline == nullptr ? TryReceive(first) : Receive(first, *deadline);
+  if (result != SocketResult::kOk) return result;
+  parts.reserve(parts.size() + 1 + parts_.size());
+  parts.push_back(std::move(first));
+  for (; !parts_.empty(); parts_.pop_back()) parts.push_back(std::move(parts_.back()));
+  return result;
 }
 
-// kOk: one of `events` is there.
-SocketResult ZeromqCarrier::WaitFor(int events, const Deadline& deadline) {
-  int socket_fd = -1;
-  size_t length = sizeof(socket_fd);
-  HANDOFF_CHECK_EQ(zmq_getsockopt(socket_, ZMQ_FD, &socket_fd, &length), 0) << zmq_strerror(errno);
+// Waiting.
+
+template <class Attempt>
+SocketResult ZeromqCarrier::Wait(int events, const Deadline& deadline, Attempt attempt) {
   for (;;) {
     if (context_.TakeInterruption()) return SocketResult::kInterrupted;
-    if (!context_.member->Usable().ok()) return SocketResult::kUnusable;
-    // Before the look, or a flood of frames that are dropped would hold us for ever.
+    if (!member_.Usable().ok()) return SocketResult::kUnusable;
+    // Before the attempt, or a flood of frames that are dropped would hold us for ever.
     if (deadline.expired()) return SocketResult::kTimedOut;
-    // Nothing may touch the socket between this and the poll: the descriptor tells of changes only.
-    if ((ReadyEvents() & events) != 0) return SocketResult::kOk;
-    std::array<pollfd, 3> descriptors{
-        pollfd{.fd = socket_fd, .events = POLLIN, .revents = 0},
-        pollfd{.fd = context_.socket_interruption->fd(), .events = POLLIN, .revents = 0},
-        pollfd{.fd = context_.transport_interruption->fd(), .events = POLLIN, .revents = 0}};
-    const auto limit = deadline.Slice(kWaitSlice).RemainingTimespec();
-    if (ppoll(descriptors.data(), descriptors.size(), limit.has_value() ? &*limit : nullptr,
-              nullptr) > 0) {
-      // Readable without a request: one that was taken back meanwhile.
-      if (descriptors[1].revents != 0 && !context_.socket_interruption->raised()) {
-        context_.socket_interruption->Drain();
-      }
-      if (descriptors[2].revents != 0 && !context_.transport_interruption->raised()) {
-        context_.transport_interruption->Drain();
-      }
-    }
-    peers_->Count();
+    const SocketResult result = attempt();
+    if (result != SocketResult::kWouldBlock) return result;
+    // Nothing may touch the sockets between this and the sleep: descriptors tell of changes only.
+    bool ready = false;
+    for (const auto& port : ports_) ready = (port->Events() & events) != 0 || ready;
+    if (!ready) Sleep(events == ZMQ_POLLIN ? kReceiveSlice : kSendSlice, deadline);
   }
+}
+
+template <class Attempt>
+SocketResult ZeromqCarrier::WaitToSend(const Deadline& deadline, Attempt attempt) {
+  const int64_t began_ns = MonotonicClock().NowNanoseconds();
+  // REQ and REP are not ready just because there is room somewhere.
+  const bool any_room =
+      context_.pattern != Pattern::kRequest && context_.pattern != Pattern::kReply;
+  const SocketResult result = Wait(any_room ? ZMQ_POLLOUT : 0, deadline, attempt);
+  counters_.SendBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - began_ns));
+  return result;
+}
+
+void ZeromqCarrier::Sleep(absl::Duration slice, const Deadline& deadline) {
+  waited_.clear();
+  const auto wait_for = [&](int fd) {
+    waited_.push_back({.fd = fd, .events = POLLIN, .revents = 0});
+  };
+  wait_for(context_.socket_interruption->fd());
+  wait_for(context_.transport_interruption->fd());
+  for (const auto& port : ports_) {
+    wait_for(port->fd());
+    if (context_.pattern == Pattern::kRequest) wait_for(port->peers().fd());
+  }
+  const auto limit = deadline.Slice(slice).RemainingTimespec();
+  if (ppoll(waited_.data(), waited_.size(), limit.has_value() ? &*limit : nullptr, nullptr) > 0) {
+    // Readable without a request: one that was taken back meanwhile.
+    if (waited_[0].revents != 0 && !context_.socket_interruption->raised()) {
+      context_.socket_interruption->Drain();
+    }
+    if (waited_[1].revents != 0 && !context_.transport_interruption->raised()) {
+      context_.transport_interruption->Drain();
+    }
+  }
+  for (const auto& port : ports_) port->peers().Count();
 }
 
 void ZeromqCarrier::Close() {
-  if (socket_ == nullptr) return;
-  peers_->Stop();
-  for (const IpcFile& file : ipc_files_) RemoveIpcFile(file);
-  HANDOFF_CHECK_EQ(zmq_close(socket_), 0) << zmq_strerror(errno);
-  socket_ = nullptr;
+  if (closed_) return;
+  closed_ = true;
+  parts_.clear();
+  for (const auto& port : ports_) port->Close();
 }
 
-void SetOptions(void* socket, Pattern pattern, const SocketOptions& options) {
-  const auto set = [&](int name, int value) {
-    HANDOFF_CHECK_EQ(zmq_setsockopt(socket, name, &value, sizeof(value)), 0)
-        << "option " << name << " = " << value << ": " << zmq_strerror(errno);
-  };
-  const auto milliseconds = [](absl::Duration duration) {
-    return static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(duration, absl::Milliseconds(1))));
-  };
-  set(ZMQ_SNDHWM, static_cast<int>(options.send_high_water_mark));
-  set(ZMQ_RCVHWM, static_cast<int>(options.receive_high_water_mark));
-  if (options.kernel_send_buffer_bytes != 0) {
-    set(ZMQ_SNDBUF, static_cast<int>(options.kernel_send_buffer_bytes));
-  }
-  if (options.kernel_receive_buffer_bytes != 0) {
-    set(ZMQ_RCVBUF, static_cast<int>(options.kernel_receive_buffer_bytes));
-  }
-  set(ZMQ_LINGER, milliseconds(options.linger));
-  set(ZMQ_RECONNECT_IVL, milliseconds(options.reconnect_interval));
-  set(ZMQ_RECONNECT_IVL_MAX, milliseconds(options.reconnect_interval_max));
-  // Deal only to those who are there: what waits for one who may never come cannot go to another.
-  // Not for who receives, because ZeroMQ then forgets what has come and was not received when the
-  // connection ends.
-  if (pattern == Pattern::kPush) set(ZMQ_IMMEDIATE, 1);
-  HANDOFF_CHECK_EQ(zmq_setsockopt(socket, ZMQ_MAXMSGSIZE, &kMaxFrameBytes, sizeof(kMaxFrameBytes)),
-                   0);
+SocketStatistics ZeromqCarrier::Statistics() const {
+  SocketStatistics statistics = counters_.Snapshot();
+  statistics.dropped_messages = dropped_.value();
+  absl::MutexLock lock(&ports_mutex_);
+  for (const auto& port : ports_) statistics.connected_peers += port->peers().Count();
+  return statistics;
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Carrier>> MakeZeromqCarrier(const CarrierContext& context,
                                                            ZeromqContext& zeromq) {
-  const std::optional<int> type = ZeromqType(context.pattern);
-  if (!type.has_value()) {
+  if (!ZeromqPort::Carries(context.pattern)) {
     return absl::InvalidArgumentError(
         absl::StrCat(PatternName(context.pattern),
-                     " needs an address of ring://; ZeroMQ carries PUSH, PULL and PAIR"));
+                     " needs an address of ring://: one message goes to many without a copy only "
+                     "there. ZeroMQ addresses carry PUSH, PULL, PAIR, REQUEST and REPLY"));
   }
   const absl::StatusOr<void*> zeromq_context = zeromq.Get();
   if (!zeromq_context.ok()) return zeromq_context.status();
-  void* const socket = zmq_socket(*zeromq_context, *type);
-  if (socket == nullptr) return ZeromqError("zmq_socket", errno);
-  SetOptions(socket, context.pattern, context.options);
-  auto peers = ZeromqPeers::Watch(*zeromq_context, socket);
-  if (!peers.ok()) {
-    zmq_close(socket);
-    return peers.status();
-  }
-  return std::make_unique<ZeromqCarrier>(context, socket, *std::move(peers));
+  return std::make_unique<ZeromqCarrier>(context, *zeromq_context);
 }
 
 }  // namespace handoff::internal

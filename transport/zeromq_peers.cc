@@ -55,6 +55,15 @@ void ZeromqPeers::Stop() {
   connected_ = 0;
 }
 
+int ZeromqPeers::fd() {
+  absl::MutexLock lock(&mutex_);
+  if (events_ == nullptr) return -1;
+  int fd = -1;
+  size_t length = sizeof(fd);
+  HANDOFF_CHECK_EQ(zmq_getsockopt(events_, ZMQ_FD, &fd, &length), 0) << zmq_strerror(errno);
+  return fd;
+}
+
 uint32_t ZeromqPeers::Count() {
   absl::MutexLock lock(&mutex_);
   if (events_ == nullptr) return 0;

@@ -28,6 +28,9 @@ class ZeromqPeers {
   // keeps what it has to report until somebody asks.
   uint32_t Count();
 
+  // Readable when there may be something to count; Count() makes it unreadable. -1 once stopped.
+  int fd();
+
   // Whether Count() has learned of a peer's end since this was asked last. The socket may not know
   // it yet and take messages for that peer, until it has looked at what other threads have told it.
   bool TakeLoss() {
