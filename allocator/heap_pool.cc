@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/heap_pool.h"
 
-#include <array>
 #include <atomic>
-#include <cstddef>
 
 namespace handoff {
 
@@ -61,7 +59,7 @@ uint64_t NextSerial() {
 
 }  // namespace
 
-constinit thread_local HeapPool::LastUsed HeapPool::last_used;
+constinit thread_local std::array<HeapPool::LastUsed, HeapPool::kLastUsedCount> HeapPool::last_used;
 
 HeapPool::HeapPool(PageSource& source, const LocalHeapLimits& limits)
     : source_(source), limits_(limits), serial_(NextSerial()) {}
@@ -73,7 +71,7 @@ LocalHeap& HeapPool::Find() {
     heap = Take();
     thread_heaps.Add(serial_, shared_from_this(), heap);
   }
-  last_used = {serial_, heap};
+  Remember(heap);
   return *heap;
 }
 
@@ -82,15 +80,16 @@ LocalHeap& HeapPool::FindLast() {
   static constinit thread_local size_t oldest = 0;
   for (const LastUsed& last : last_heaps) {
     if (last.serial == serial_) {
-      last_used = last;
+      Remember(last.heap);
       return *last.heap;
     }
   }
-  last_used = {serial_, Take()};
+  LocalHeap* heap = Take();
+  Remember(heap);
   // The heap that is forgotten here still belongs to its pool, but nobody allocates from it any
   // more.
-  last_heaps[oldest++ % kMostLastHeaps] = last_used;
-  return *last_used.heap;
+  last_heaps[oldest++ % kMostLastHeaps] = {serial_, heap};
+  return *heap;
 }
 
 LocalHeap* HeapPool::Take() {
@@ -100,7 +99,7 @@ LocalHeap* HeapPool::Take() {
     idle_.pop_back();
     return heap;
   }
-  return heaps_.emplace_back(Entry{std::make_unique<LocalHeap>(source_, limits_), 0}).heap.get();
+  return heaps_.emplace_back(std::make_unique<LocalHeap>(source_, limits_)).get();
 }
 
 void HeapPool::Return(LocalHeap* heap) {
@@ -111,16 +110,11 @@ void HeapPool::Return(LocalHeap* heap) {
 uint64_t HeapPool::Trim(uint64_t keep_bytes, size_t look_at, bool only_idle) {
   uint64_t given_back = 0;
   absl::MutexLock lock(&mutex_);
-  for (Entry& entry : heaps_) {
-    if (only_idle) {
-      const uint64_t allocations = entry.heap->allocations();
-      const bool busy = allocations != entry.allocations_seen;
-      entry.allocations_seen = allocations;
-      if (busy) continue;
-    }
-    entry.heap->lock.OtherLock();
-    given_back += entry.heap->Trim(keep_bytes, look_at);
-    entry.heap->lock.OtherUnlock();
+  for (const std::unique_ptr<LocalHeap>& heap : heaps_) {
+    if (only_idle && heap->WasUsed()) continue;
+    heap->lock.OtherLock();
+    given_back += heap->Trim(keep_bytes, look_at);
+    heap->lock.OtherUnlock();
   }
   return given_back;
 }

@@ -2,6 +2,8 @@
 #ifndef HANDOFF_ALLOCATOR_HEAP_POOL_H_
 #define HANDOFF_ALLOCATOR_HEAP_POOL_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -19,10 +21,15 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
   // `source` must outlive every use; after Close() nothing is used any more.
   HeapPool(PageSource& source, const LocalHeapLimits& limits);
 
-  // The heap of the calling thread. Costs a comparison when the thread used this segment last.
+  // The heap of the calling thread.
   LocalHeap& ThisThreads() {
-    if (__builtin_expect(last_used.serial == serial_, 1)) return *last_used.heap;
-    return Find();
+    LocalHeap* heap = Known();
+    return __builtin_expect(heap != nullptr, 1) ? *heap : Find();
+  }
+  // The same without a call, for the shortest of paths: null if it must be looked for.
+  LocalHeap* Known() const {
+    const LastUsed& last = last_used[serial_ % kLastUsedCount];
+    return __builtin_expect(last.serial == serial_, 1) ? last.heap : nullptr;
   }
 
   // Gives back wholly free spans of all heaps, of each down to `keep_bytes`. Heaps that have
@@ -36,22 +43,21 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
     uint64_t serial = 0;
     LocalHeap* heap = nullptr;
   };
-  static constinit thread_local LastUsed last_used;
+  // A thread may allocate from some segments and tables in turn.
+  static constexpr size_t kLastUsedCount = 8;
+  static constinit thread_local std::array<LastUsed, kLastUsedCount> last_used;
 
   LocalHeap& Find();
   LocalHeap& FindLast();
   LocalHeap* Take();
   void Return(LocalHeap* heap);
+  void Remember(LocalHeap* heap) const { last_used[serial_ % kLastUsedCount] = {serial_, heap}; }
 
   PageSource& source_;
   const LocalHeapLimits limits_;
   const uint64_t serial_;  // of this pool in the process, never used again
   absl::Mutex mutex_;      // before any heap's lock
-  struct Entry {
-    std::unique_ptr<LocalHeap> heap;
-    uint64_t allocations_seen = 0;
-  };
-  std::vector<Entry> heaps_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<LocalHeap>> heaps_ ABSL_GUARDED_BY(mutex_);
   std::vector<LocalHeap*> idle_ ABSL_GUARDED_BY(mutex_);
 };
 

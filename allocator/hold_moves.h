@@ -46,6 +46,10 @@ class HoldMoves {
   static std::optional<HoldWord> Allocate(Word& word, uint32_t member) {
     const HoldWord seen = Load(word);
     if (!seen.IsFree()) return std::nullopt;
+    return AllocateSeen(word, seen, member);
+  }
+  // The second half: `seen` is what the word holds, and is free.
+  static HoldWord AllocateSeen(Word& word, HoldWord seen, uint32_t member) {
     const HoldWord held = seen.Allocated(member);
     word.store(held.raw(), std::memory_order_release);
     return held;

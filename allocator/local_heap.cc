@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "base/check.h"
+#include "allocator/page_word.h"
 
 namespace handoff {
 
@@ -15,21 +15,41 @@ namespace {
 constexpr size_t kLooksBeforeClaim = 4;
 constexpr uint32_t kLeastEighths = 1;
 constexpr size_t kAllSpans = SIZE_MAX;
+// Of the free spans of a bin, the last so many are tried.
+constexpr size_t kMostTried = 64;
+// The stack of a class holds at most this part of what may be retained.
+constexpr uint64_t kKnownPart = 32;
 
 }  // namespace
 
 LocalHeap::LocalHeap(PageSource& source, const LocalHeapLimits& limits)
-    : source_(source), limits_(limits) {
-  none_.count = 1;  // never wholly free
-  current_.fill(&none_);
+    : source_(source), member_(source.member()), limits_(limits) {
+  for (uint32_t i = 0; i < kSmallClassCount; ++i) {
+    const uint64_t most = limits.retained_bytes / kKnownPart / kSizeClasses[i].block_bytes;
+    most_known_[i] = static_cast<uint32_t>(std::clamp<uint64_t>(most, 1, kMostKnown));
+  }
+}
+
+bool LocalHeap::Allocate(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why) {
+  if (size_bytes <= kMaxSmallBytes && alignment <= kPageBytes) {
+    // Spans begin on a page, so the blocks of a class are aligned to whatever divides their size.
+    for (uint32_t i = SmallClassFor(size_bytes); i < kSmallClassCount; ++i) {
+      if (kSizeClasses[i].block_bytes % alignment != 0) continue;
+      return AllocateKnown(i, out) || AllocateSmall(i, out, why);
+    }
+  }
+  return AllocateLarge(size_bytes, alignment, out, why);
 }
 
 bool LocalHeap::AllocateSmall(uint32_t size_class, Block* out, absl::Status* why) {
+  const SizeClass& sizes = kSizeClasses[size_class];
   for (;;) {
-    RetireCurrent(size_class);
+    // A stale hint: what is left in the stack of the class comes first.
+    if (known_[size_class] > 0) {
+      if (AllocateKnown(size_class, out)) return true;
+      continue;
+    }
     LocalSpan* span = available_[size_class].front();
-    if (span != nullptr) available_[size_class].Remove(span);
-    const SizeClass& sizes = kSizeClasses[size_class];
     if (span == nullptr && MayRotate(full_[size_class].size() * sizes.pages * kPageBytes)) {
       span = ClaimSpan(size_class, sizes.pages, 1, size_class, why);
     }
@@ -37,21 +57,41 @@ bool LocalHeap::AllocateSmall(uint32_t size_class, Block* out, absl::Status* why
     if (span == nullptr) span = ClaimSpan(size_class, sizes.pages, 1, size_class, why);
     if (span == nullptr) span = CollectSmall(size_class, kAllSpans, 0);
     if (span == nullptr) return false;
-    current_[size_class] = span;
-    if (Pop(span, out)) return true;
+    Refill(size_class, span);
   }
 }
 
-void LocalHeap::RetireCurrent(uint32_t list) {
-  LocalSpan* span = current_[list];
-  if (span == &none_) return;
-  current_[list] = &none_;
-  if (span->free_count > 0) {
-    available_[list].PushFront(span);
-    return;
+void LocalHeap::Refill(uint32_t size_class, LocalSpan* span) {
+  if (span->free_count == span->count) retained_bytes_ -= SpanBytes(*span);
+  const uint32_t most = (most_known_[size_class] + 1) / 2;
+  const uint32_t count = std::min<uint32_t>(most, span->free_count);
+  span->free_count = static_cast<uint16_t>(span->free_count - count);
+  for (uint32_t i = 0; i < count; ++i) {
+    small_[size_class][i] = {span, span->free[span->free_count + i]};
   }
-  span->listed_as_full = true;
-  full_[list].PushBack(span);
+  known_[size_class] = count;
+  if (span->free_count > 0) return;
+  available_[size_class].Remove(span);
+  full_[size_class].PushBack(span);
+}
+
+void LocalHeap::Forget(uint32_t size_class, uint32_t count) {
+  auto& known = small_[size_class];
+  for (uint32_t i = 0; i < count; ++i) {
+    LocalSpan* span = known[i].span;
+    if (span->free_count == 0) {
+      full_[size_class].Remove(span);
+      available_[size_class].PushFront(span);
+    }
+    span->free[span->free_count++] = static_cast<uint16_t>(known[i].index);
+    if (span->free_count < span->count) continue;
+    retained_bytes_ += SpanBytes(*span);
+    if (retained_bytes_ <= limits_.retained_bytes) continue;
+    available_[size_class].Remove(span);
+    GiveBack(span);
+  }
+  std::copy(known.begin() + count, known.begin() + known_[size_class], known.begin());
+  known_[size_class] -= count;
 }
 
 LocalSpan* LocalHeap::CollectSmall(uint32_t size_class, size_t look_at, uint32_t least_eighths) {
@@ -62,9 +102,10 @@ LocalSpan* LocalHeap::CollectSmall(uint32_t size_class, size_t look_at, uint32_t
     full.Remove(span);
     const uint32_t found = Collect(span);
     if (found > 0 && found * 8 >= span->count * least_eighths) {
-      span->listed_as_full = false;
+      available_[size_class].PushFront(span);
       return span;
     }
+    if (found == span->count) retained_bytes_ -= SpanBytes(*span);
     span->free_count = 0;
     full.PushBack(span);
   }
@@ -73,25 +114,15 @@ LocalSpan* LocalHeap::CollectSmall(uint32_t size_class, size_t look_at, uint32_t
 
 uint32_t LocalHeap::Collect(LocalSpan* span) {
   // Downwards, so that blocks leave the stack in the order of their addresses.
-  span->free_count = 0;
+  uint32_t found = 0;
   for (uint32_t i = span->count; i-- > 0;) {
-    if (HoldMoves<RealSync>::Load(span->holds[i]).IsFree()) {
-      span->free[span->free_count++] = static_cast<uint16_t>(i);
-    }
+    // Without a branch: which blocks are free cannot be foreseen.
+    span->free[found] = static_cast<uint16_t>(i);
+    found += HoldMoves<RealSync>::Load(span->holds[i]).IsFree() ? 1 : 0;
   }
-  if (span->free_count == span->count) retained_bytes_ += SpanBytes(*span);
-  return span->free_count;
-}
-
-bool LocalHeap::Allocate(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why) {
-  if (size_bytes <= kMaxSmallBytes && alignment <= kPageBytes) {
-    // Spans begin on a page, so the blocks of a class are aligned to whatever divides their size.
-    for (uint32_t i = SmallClassFor(size_bytes); i < kSmallClassCount; ++i) {
-      if (kSizeClasses[i].block_bytes % alignment != 0) continue;
-      return Pop(current_[i], out) || AllocateSmall(i, out, why);
-    }
-  }
-  return AllocateLarge(size_bytes, alignment, out, why);
+  span->free_count = static_cast<uint16_t>(found);
+  if (found == span->count) retained_bytes_ += SpanBytes(*span);
+  return found;
 }
 
 bool LocalHeap::AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out,
@@ -99,52 +130,84 @@ bool LocalHeap::AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* ou
   const uint64_t wanted_pages = (size_bytes + kPageBytes - 1) / kPageBytes;
   if (wanted_pages > source_.view().page_count()) return false;
   const uint32_t pages = static_cast<uint32_t>(wanted_pages);
-  const uint32_t bin = kSmallClassCount + LargeBinFor(pages);
+  const uint32_t list = kSmallClassCount + LargeBinFor(pages);
   const uint32_t align_pages = static_cast<uint32_t>(std::max(alignment, kPageBytes) / kPageBytes);
   for (;;) {
-    RetireCurrent(bin);
-    LocalSpan* span = FindLarge(pages, size_bytes, alignment, 0);
-    if (span == nullptr && MayRotate(full_[bin].size() * pages * kPageBytes)) {
-      span = ClaimSpan(bin, pages, align_pages, kLargeClass, why);
+    LocalSpan* span = FindKnownLarge(pages, size_bytes, alignment);
+    if (span == nullptr && MayRotate(full_[list].size() * pages * kPageBytes)) {
+      span = ClaimSpan(list, pages, align_pages, kLargeClass, why);
     }
-    if (span == nullptr) span = FindLarge(pages, size_bytes, alignment, kLooksBeforeClaim);
-    if (span == nullptr) span = ClaimSpan(bin, pages, align_pages, kLargeClass, why);
-    if (span == nullptr) span = FindLarge(pages, size_bytes, alignment, kAllSpans);
+    if (span == nullptr) span = CollectLarge(pages, size_bytes, alignment, kLooksBeforeClaim);
+    if (span == nullptr) span = ClaimSpan(list, pages, align_pages, kLargeClass, why);
+    if (span == nullptr) span = CollectLarge(pages, size_bytes, alignment, kAllSpans);
     if (span == nullptr) return false;
-    current_[bin] = span;
-    if (Pop(span, out)) return true;
+    if (TakeLarge(span, out)) return true;
   }
 }
 
-LocalSpan* LocalHeap::FindLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment,
-                                size_t look_at) {
-  const uint32_t bin = kSmallClassCount + LargeBinFor(pages);
-  const auto fits = [&](const LocalSpan& span) {
-    const uint64_t bytes = SpanBytes(span);
-    return span.pages >= pages && (span.pages == pages || bytes - size_bytes <= bytes / 8) &&
-           reinterpret_cast<uintptr_t>(span.data) % alignment == 0;
-  };
-  constexpr int kMostTried = 8;
-  LocalSpan* span = available_[bin].front();
-  for (int i = 0; span != nullptr && i < kMostTried; ++i, span = span->next) {
-    if (!fits(*span)) continue;
-    available_[bin].Remove(span);
+namespace {
+
+bool Fits(uint32_t span_pages, uint32_t pages, uint64_t size_bytes) {
+  const uint64_t bytes = span_pages * kPageBytes;
+  return span_pages >= pages && (span_pages == pages || bytes - size_bytes <= bytes / 8);
+}
+
+bool IsAligned(const LocalSpan& span, uint64_t alignment) {
+  return reinterpret_cast<uintptr_t>(span.data) % alignment == 0;
+}
+
+}  // namespace
+
+LocalSpan* LocalHeap::FindKnownLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment) {
+  std::vector<FreeSpan>& known = large_[LargeBinFor(pages)];
+  const size_t end = known.size() - std::min(known.size(), kMostTried);
+  for (size_t i = known.size(); i-- > end;) {
+    if (!Fits(known[i].pages, pages, size_bytes)) continue;
+    LocalSpan* span = known[i].span;
+    if (alignment > kPageBytes && !IsAligned(*span, alignment)) continue;
+    known.erase(known.begin() + static_cast<ptrdiff_t>(i));
     return span;
   }
-  look_at = std::min(look_at, full_[bin].size());
+  return nullptr;
+}
+
+LocalSpan* LocalHeap::CollectLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment,
+                                   size_t look_at) {
+  const uint32_t list = kSmallClassCount + LargeBinFor(pages);
+  SpanList& full = full_[list];
+  look_at = std::min(look_at, full.size());
   for (size_t i = 0; i < look_at; ++i) {
-    span = full_[bin].front();
-    full_[bin].Remove(span);
-    if (Collect(span) == 0) {
-      full_[bin].PushBack(span);
+    LocalSpan* span = full.front();
+    full.Remove(span);
+    if (!HoldMoves<RealSync>::Load(span->holds[0]).IsFree()) {
+      full.PushBack(span);
       continue;
     }
-    span->listed_as_full = false;
     UpdateRun(span);
-    if (span->list == bin && fits(*span)) return span;
-    available_[span->list].PushFront(span);
+    if (span->list == list && Fits(span->pages, pages, size_bytes) && IsAligned(*span, alignment)) {
+      retained_bytes_ += SpanBytes(*span);
+      return span;
+    }
+    KeepLarge(span);
   }
   return nullptr;
+}
+
+void LocalHeap::ReleaseLarge(LocalSpan* span) {
+  full_[span->list].Remove(span);
+  UpdateRun(span);
+  KeepLarge(span);
+}
+
+void LocalHeap::KeepLarge(LocalSpan* span) {
+  retained_bytes_ += SpanBytes(*span);
+  std::vector<FreeSpan>& known = large_[span->list - kSmallClassCount];
+  // The last one of a bin is kept in any case, so that messages of one size find it again.
+  if (retained_bytes_ > limits_.retained_bytes && !known.empty()) {
+    GiveBack(span);
+  } else {
+    known.push_back({span, span->pages});
+  }
 }
 
 LocalSpan* LocalHeap::ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pages,
@@ -153,52 +216,28 @@ LocalSpan* LocalHeap::ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pa
   if (span == nullptr) return nullptr;
   span->heap.store(this, std::memory_order_relaxed);
   span->list = static_cast<uint16_t>(list);
-  span->listed_as_full = false;
-  span->run = source_.view().LoadRun(span->head_page).raw();
+  span->run = source_.view().LoadRun(span->head_page()).raw();
   span_bytes_ += SpanBytes(*span);
+  if (list >= kSmallClassCount) {
+    retained_bytes_ += SpanBytes(*span);
+    return span;
+  }
   Collect(span);
+  available_[list].PushFront(span);
   return span;
 }
 
-void LocalHeap::Relist(LocalSpan* span) {
-  if (span->listed_as_full) {
-    span->listed_as_full = false;
-    full_[span->list].Remove(span);
-    available_[span->list].PushFront(span);
-  }
-  if (span->free_count != span->count) return;
-  retained_bytes_ += SpanBytes(*span);
-  const bool is_current = current_[span->list] == span;
-  if (source_.view().run(span->head_page).load(std::memory_order_relaxed) != span->run) {
-    if (is_current) {
-      current_[span->list] = &none_;
-    } else {
-      available_[span->list].Remove(span);
-    }
-    UpdateRun(span);
-    available_[span->list].PushFront(span);
-  }
-  if (retained_bytes_ > limits_.retained_bytes && !is_current) {
-    available_[span->list].Remove(span);
-    GiveBack(span);
-  }
-}
-
 void LocalHeap::UpdateRun(LocalSpan* span) {
-  if (span->list < kSmallClassCount) return;
-  const PageWord head = source_.view().LoadPage(span->head_page);
-  const RunWord run = source_.view().LoadRun(span->head_page);
-  if (run.raw() == span->run) return;
+  const RunWord run = source_.view().LoadRun(span->head_page());
+  if (__builtin_expect(run.raw() == span->run, 1)) return;
+  const PageWord head = source_.view().LoadPage(span->head_page());
   span->run = run.raw();
   const uint32_t pages = run.PagesOf(head);
   if (pages == 0 || pages > span->pages) return;  // nonsense: blocks only shrink
-  // Only called for a span that is wholly free, so it is counted as retained.
-  retained_bytes_ -= SpanBytes(*span);
   span_bytes_ -= (span->pages - pages) * kPageBytes;
   span->pages = pages;
   span->block_bytes = SpanBytes(*span);
   span->list = static_cast<uint16_t>(kSmallClassCount + LargeBinFor(pages));
-  retained_bytes_ += SpanBytes(*span);
 }
 
 void LocalHeap::GiveBack(LocalSpan* span) {
@@ -209,45 +248,67 @@ void LocalHeap::GiveBack(LocalSpan* span) {
 
 uint64_t LocalHeap::Trim(uint64_t keep_bytes, size_t look_at) {
   uint64_t given_back = 0;
+  const auto give_back = [&](LocalSpan* span) {
+    given_back += SpanBytes(*span);
+    GiveBack(span);
+  };
   // All looks first: a block that has shrunk moves its span to another list.
-  for (uint32_t list = 0; list < kListCount; ++list) LookAgain(list, &look_at);
-  for (uint32_t list = 0; list < kListCount; ++list) {
+  for (uint32_t i = 0; i < kSmallClassCount; ++i) LookAgainSmall(i, &look_at);
+  for (uint32_t i = kSmallClassCount; i < kListCount; ++i) LookAgainLarge(i, &look_at);
+  for (SpanList& available : available_) {
     LocalSpan* next = nullptr;
-    for (LocalSpan* span = available_[list].front(); span != nullptr; span = next) {
+    for (LocalSpan* span = available.front(); span != nullptr; span = next) {
       next = span->next;
       if (retained_bytes_ <= keep_bytes) break;
       if (span->free_count != span->count) continue;
-      available_[list].Remove(span);
-      given_back += SpanBytes(*span);
-      GiveBack(span);
+      available.Remove(span);
+      give_back(span);
     }
+  }
+  for (std::vector<FreeSpan>& known : large_) {
+    auto kept = known.begin();
+    while (kept != known.end() && retained_bytes_ > keep_bytes) give_back((kept++)->span);
+    known.erase(known.begin(), kept);
   }
   return given_back;
 }
 
-void LocalHeap::LookAgain(uint32_t list, size_t* look_at) {
+void LocalHeap::LookAgainSmall(uint32_t size_class, size_t* look_at) {
+  // Before any look at holds: what is in the stack of the class is free, and must not be found
+  // again.
+  Forget(size_class, known_[size_class]);
   // Blocks that others have freed in spans of which some free blocks are known.
-  const auto collect = [this, look_at](LocalSpan* span) {
-    if (*look_at == 0 || span->free_count == span->count) return;
+  for (LocalSpan* span = available_[size_class].front(); span != nullptr; span = span->next) {
+    if (*look_at == 0) return;
+    if (span->free_count == span->count) continue;
     --*look_at;
     Collect(span);
-  };
-  RetireCurrent(list);
-  for (LocalSpan* span = available_[list].front(); span != nullptr; span = span->next)
-    collect(span);
-
-  SpanList& full = full_[list];
+  }
+  SpanList& full = full_[size_class];
   for (size_t left = std::min(*look_at, full.size()); left > 0; --left) {
     LocalSpan* span = full.front();
     full.Remove(span);
     --*look_at;
     if (Collect(span) == 0) {
       full.PushBack(span);
-      continue;
+    } else {
+      available_[size_class].PushBack(span);
     }
-    span->listed_as_full = false;
-    UpdateRun(span);
-    available_[span->list].PushBack(span);
+  }
+}
+
+void LocalHeap::LookAgainLarge(uint32_t list, size_t* look_at) {
+  SpanList& full = full_[list];
+  for (size_t left = std::min(*look_at, full.size()); left > 0; --left) {
+    LocalSpan* span = full.front();
+    full.Remove(span);
+    --*look_at;
+    if (HoldMoves<RealSync>::Load(span->holds[0]).IsFree()) {
+      UpdateRun(span);
+      KeepLarge(span);
+    } else {
+      full.PushBack(span);
+    }
   }
 }
 

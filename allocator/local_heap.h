@@ -4,7 +4,9 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -27,9 +29,10 @@ struct LocalHeapLimits {
 // Allocates from spans that this heap owns: one for each thread that allocates. The page words say
 // that the member owns the spans; which heap of the member, only this process knows.
 //
-// Blocks that are freed through the heap are used again last in, first out. Blocks that somebody
-// else frees are found by looking at the holds of the spans without free blocks, the longest not
-// looked at first.
+// Blocks that are freed through the heap are used again last in, first out: small ones wait in a
+// stack for each class, whatever their span, and go back to their spans when it overflows; large
+// ones, which are spans, wait in a stack for each bin. Blocks that somebody else frees are found by
+// looking at the holds of the spans without known free blocks, the longest not looked at first.
 //
 // `lock` is held by the caller of every function: OwnerLock by the thread whose heap it is.
 class LocalHeap {
@@ -40,16 +43,23 @@ class LocalHeap {
 
   BiasedLock lock;
 
-  // The fast path: a block of the small class, or a large one of exactly so many pages, if it is
-  // known to be free in the span that was used last.
+  // The fast path: the block of the small class, or the large one of exactly so many pages, that
+  // was freed last.
   [[nodiscard]] bool AllocateKnown(uint32_t size_class, Block* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    return Pop(current_[size_class], out);
+    const uint32_t known = known_[size_class];
+    if (__builtin_expect(known == 0, 0)) return false;
+    known_[size_class] = known - 1;
+    const FreeBlock& block = small_[size_class][known - 1];
+    return Take(*block.span, block.index, out);
   }
   [[nodiscard]] bool AllocateKnownLarge(uint32_t pages, Block* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    LocalSpan* span = current_[kSmallClassCount + LargeBinFor(pages)];
-    return span->pages == pages && Pop(span, out);
+    std::vector<FreeSpan>& known = large_[LargeBinFor(pages)];
+    if (known.empty() || known.back().pages != pages) return false;
+    LocalSpan* span = known.back().span;
+    known.pop_back();
+    return TakeLarge(span, out);
   }
 
   // A block with room for `size_bytes` (1 up to the segment) at a multiple of `alignment` (a power
@@ -67,8 +77,16 @@ class LocalHeap {
 
   // Releases a block of one of this heap's spans.
   void Release(LocalSpan* span, const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    HoldMoves<RealSync>::Release(span->holds[IndexOf(*span, block.id)], block.hold);
-    Push(span, IndexOf(*span, block.id));
+    const uint32_t index = block.id - span->first_block;
+    HoldMoves<RealSync>::Release(span->holds[index], block.hold);
+    const uint32_t list = span->list;
+    if (__builtin_expect(list >= kSmallClassCount, 0)) {
+      ReleaseLarge(span);
+      return;
+    }
+    if (__builtin_expect(known_[list] == most_known_[list], 0))
+      Forget(list, (known_[list] + 1) / 2);
+    small_[list][known_[list]++] = {span, index};
   }
 
   // Gives back wholly free spans until at most `keep_bytes` of them are left. `look_at` spans
@@ -76,75 +94,97 @@ class LocalHeap {
   // back.
   uint64_t Trim(uint64_t keep_bytes, size_t look_at) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock);
 
-  // Any thread, with or without the lock.
-  uint64_t allocations() const { return allocations_.load(std::memory_order_relaxed); }
+  // Whether the heap has allocated since the last call. One thread, with or without the lock.
+  bool WasUsed() {
+    if (!used_.load(std::memory_order_relaxed)) return false;
+    used_.store(false, std::memory_order_relaxed);
+    return true;
+  }
 
  private:
   static constexpr uint32_t kListCount = kSmallClassCount + kLargeBinCount;
+  static constexpr uint32_t kMostKnown = 64;
 
-  static uint32_t IndexOf(const LocalSpan& span, BlockId id) {
-    return id - span.head_page * kWordsPerPage;
+  struct FreeBlock {
+    LocalSpan* span;
+    uint32_t index;
+  };
+  struct FreeSpan {
+    LocalSpan* span;
+    uint32_t pages;
+  };
+
+  // A block that is free as far as is known; false if it is not.
+  bool Take(const LocalSpan& span, uint32_t index, Block* out) {
+    HoldMoves<RealSync>::Word& word = span.holds[index];
+    const HoldWord seen = HoldMoves<RealSync>::Load(word);
+    if (__builtin_expect(!seen.IsFree(), 0)) return false;
+    out->hold = HoldMoves<RealSync>::AllocateSeen(word, seen, member_);
+    out->data = span.data + index * span.block_bytes;
+    out->size_bytes = span.block_bytes;
+    out->id = span.first_block + index;
+    out->span = span.span;
+    used_.store(true, std::memory_order_relaxed);
+    return true;
   }
-
-  bool Pop(LocalSpan* span, Block* out) {
-    while (span->free_count > 0) {
-      if (span->free_count == span->count) retained_bytes_ -= SpanBytes(*span);
-      const uint32_t index = span->free[--span->free_count];
-      const auto held = HoldMoves<RealSync>::Allocate(span->holds[index], source_.member());
-      if (!held.has_value()) continue;
-      out->data = span->data + index * span->block_bytes;
-      out->size_bytes = span->block_bytes;
-      out->hold = *held;
-      out->id = span->head_page * kWordsPerPage + index;
-      out->span = span->span;
-      allocations_.store(allocations() + 1, std::memory_order_relaxed);
-      return true;
-    }
-    return false;
-  }
-
-  void Push(LocalSpan* span, uint32_t index) {
-    span->free[span->free_count++] = static_cast<uint16_t>(index);
-    if (span->listed_as_full || span->free_count == span->count) Relist(span);
+  // The same of a span that is in no list.
+  bool TakeLarge(LocalSpan* span, Block* out) {
+    retained_bytes_ -= SpanBytes(*span);
+    full_[span->list].PushBack(span);
+    return Take(*span, 0, out);
   }
 
   static uint64_t SpanBytes(const LocalSpan& span) { return span.pages * kPageBytes; }
 
   bool AllocateSmall(uint32_t size_class, Block* out, absl::Status* why);
-  bool AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why);
-  // A large span with room that is free by what we know (`available`), or that others have freed.
-  LocalSpan* FindLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment, size_t look_at);
-  // Puts the current span of the list where it belongs.
-  void RetireCurrent(uint32_t list);
-  LocalSpan* ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pages, uint32_t class_id,
-                       absl::Status* why);
+  // From the span's own stack of free blocks to that of the class, which is empty.
+  void Refill(uint32_t size_class, LocalSpan* span);
+  // The oldest blocks in the stack of the class go back to their spans.
+  void Forget(uint32_t size_class, uint32_t count);
+  // A span with free blocks, at least `least_eighths` of it, among the first `look_at` in `full_`.
+  LocalSpan* CollectSmall(uint32_t size_class, size_t look_at, uint32_t least_eighths);
   // Fills the stack of a span without known free blocks from its holds. Returns how many are free.
   uint32_t Collect(LocalSpan* span);
-  // A span of the class with free blocks, at least `least` (in 1/8 of the span), among the first
-  // `look_at` in `full_`.
-  LocalSpan* CollectSmall(uint32_t size_class, size_t look_at, uint32_t least_eighths);
-  // After a block came back: to the list where it belongs, or back to the segment.
-  void Relist(LocalSpan* span);
-  // A block that shrank has left its span shorter.
+
+  bool AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why);
+  // A span with room that is known to be free, or one that others have freed among the first
+  // `look_at` in `full_`; in no list then.
+  LocalSpan* FindKnownLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment);
+  LocalSpan* CollectLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment, size_t look_at);
+  void ReleaseLarge(LocalSpan* span);
+  // A large span that is free and in no list: to be used again, or back to the segment.
+  void KeepLarge(LocalSpan* span);
+  // A block that shrank has left its span, which is in no list, shorter.
   void UpdateRun(LocalSpan* span);
+
+  LocalSpan* ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pages, uint32_t class_id,
+                       absl::Status* why);
   void GiveBack(LocalSpan* span);
   // Looks at the holds of up to `*look_at` spans of the list that are not wholly free, and counts
   // it down.
-  void LookAgain(uint32_t list, size_t* look_at);
+  void LookAgainSmall(uint32_t size_class, size_t* look_at);
+  void LookAgainLarge(uint32_t list, size_t* look_at);
   // Whether to claim a further span of a class of which so many bytes go round.
   bool MayRotate(uint64_t class_bytes) const {
     return class_bytes < limits_.rotation_bytes && span_bytes_ < 4 * limits_.rotation_bytes;
   }
 
   PageSource& source_;
+  const uint32_t member_;
+  std::atomic<bool> used_{false};  // since the last WasUsed()
   const LocalHeapLimits limits_;
-  LocalSpan none_{};                            // stands for "no current span"
-  std::array<LocalSpan*, kListCount> current_;  // in no list; `none_` if there is none
-  std::array<SpanList, kListCount> available_;  // with known free blocks
-  std::array<SpanList, kListCount> full_;       // without; the longest not looked at first
-  uint64_t retained_bytes_ = 0;                 // in wholly free spans
-  uint64_t span_bytes_ = 0;                     // in all spans
-  std::atomic<uint64_t> allocations_{0};        // written by the owner only
+  // Free blocks of small classes that are in no span's stack.
+  std::array<uint32_t, kSmallClassCount> known_{};
+  std::array<uint32_t, kSmallClassCount> most_known_;
+  // Small spans with free blocks in their own stacks.
+  std::array<SpanList, kSmallClassCount> available_;
+  // All other spans, by class or bin, but free large ones; the longest not looked at first.
+  std::array<SpanList, kListCount> full_;
+  std::array<std::vector<FreeSpan>, kLargeBinCount> large_;  // free ones
+  uint64_t retained_bytes_ = 0;                              // in wholly free spans
+  uint64_t span_bytes_ = 0;                                  // in all spans
+  // Of the stack of a class as much as was ever used takes memory.
+  std::array<std::array<FreeBlock, kMostKnown>, kSmallClassCount> small_;
 };
 
 }  // namespace handoff

@@ -31,7 +31,7 @@ LocalSpan* SpanPool::Make(uint32_t head_page, uint32_t pages, uint16_t count, bo
     span->count = count;
     span->free = stacks_.emplace_back(std::make_unique<uint16_t[]>(count)).get();
   }
-  span->head_page = head_page;
+  span->first_block = head_page * kWordsPerPage;
   span->pages = pages;
   span->span = BlockSpan(head_page, !small);
   for (uint32_t i = 0; i < (small ? pages : 1); ++i) {
@@ -43,7 +43,7 @@ LocalSpan* SpanPool::Make(uint32_t head_page, uint32_t pages, uint16_t count, bo
 void SpanPool::Delete(LocalSpan* span, bool small) {
   span->heap.store(nullptr, std::memory_order_relaxed);
   for (uint32_t i = 0; i < (small ? span->pages : 1); ++i) {
-    spans_[span->head_page + i].store(nullptr, std::memory_order_release);
+    spans_[span->head_page() + i].store(nullptr, std::memory_order_release);
   }
   free_by_count_[span->count].push_back(span);
 }

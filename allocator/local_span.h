@@ -26,20 +26,21 @@ struct alignas(kCacheLineSize) LocalSpan {
   std::atomic<LocalHeap*> heap;        // who allocates from it; null: not in use
   SegmentView<RealSync>::Word* holds;  // of block 0, the others behind it
   std::byte* data;                     // of block 0
-  uint16_t* free;                      // [count], the last `free_count` freed on top
+  uint16_t* free;                      // [count], of which `free_count` are in use
   uint64_t block_bytes;
-  uint32_t head_page;
+  BlockId first_block;  // of block 0, the others behind it
   uint32_t pages;
   uint16_t count;
   uint16_t free_count;
-  uint16_t list;  // index of the LocalHeap's lists: small class, or kSmallClassCount + bin
-  bool listed_as_full;
+  uint16_t list;   // index of the LocalHeap's lists: small class, or kSmallClassCount + bin
   BlockSpan span;  // of its blocks
 
   alignas(
       kCacheLineSize) uint64_t run;  // RunWord when we last looked: a block that shrinks changes it
   LocalSpan* next;
   LocalSpan* previous;
+
+  uint32_t head_page() const { return first_block / kWordsPerPage; }
 };
 
 // A doubly linked list of spans, linked through the spans.

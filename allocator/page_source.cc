@@ -135,7 +135,7 @@ absl::Status PageSource::ReserveHolds(uint32_t head, uint32_t count) {
 
 void PageSource::GiveBack(LocalSpan* span) {
   absl::MutexLock lock(&mutex_);
-  const uint32_t head = span->head_page;
+  const uint32_t head = span->head_page();
   const bool small = span->list < kSmallClassCount;
   pool_.Delete(span, small);
   PageMap<RealSync>::GiveBack(view_, head);

@@ -176,17 +176,11 @@ absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) con
 
 bool Segment::ReleaseOwn(LocalSpan* span, const Block& block) {
   LocalHeap& heap = heaps_->ThisThreads();
-  // Only this thread makes a span its own or gives up one of its own, so the answer holds.
-  if (__builtin_expect(span->heap.load(std::memory_order_relaxed) != &heap, 0)) return false;
+  if (span->heap.load(std::memory_order_relaxed) != &heap) return false;
   heap.lock.OwnerLock();
-  // Others may have given the span back before we had the lock only if it was wholly free; it has
-  // our block.
   heap.Release(span, block);
   heap.lock.OwnerUnlock();
-  FrequentFence();
-  if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
-    MemoryCameBack(true);
-  }
+  OwnMemoryCameBack();
   return true;
 }
 

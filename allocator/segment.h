@@ -93,22 +93,24 @@ class Segment {
   // payload and in every mapping: a power of two up to kMaxAlignment; less than 64 means 64. Never
   // waits. Failed, it has changed nothing.
   AllocateResult TryAllocate(uint64_t size_bytes, uint64_t alignment, Block* out) {
-    if (size_bytes - 1 < kMaxSmallBytes && alignment <= kBlockAlignment) {
-      LocalHeap& heap = heaps_->ThisThreads();
-      heap.lock.OwnerLock();
-      const bool done = heap.AllocateKnown(SmallClassFor(size_bytes), out);
-      heap.lock.OwnerUnlock();
-      if (__builtin_expect(done, 1)) return AllocateResult::kOk;
-    } else if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
-               alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
-      LocalHeap& heap = heaps_->ThisThreads();
-      const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
-      heap.lock.OwnerLock();
-      const bool done = heap.AllocateKnownLarge(pages, out);
-      heap.lock.OwnerUnlock();
+    LocalHeap* heap = heaps_->Known();
+    if (__builtin_expect(heap != nullptr && heap->lock.OwnerTryLock(), 1)) {
+      bool done = false;
+      if (size_bytes - 1 < kMaxSmallBytes && alignment <= kBlockAlignment) {
+        done = heap->AllocateKnown(SmallClassFor(size_bytes), out);
+      } else if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
+                 alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
+        const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
+        done = heap->AllocateKnownLarge(pages, out);
+      }
+      heap->lock.OwnerUnlockQuickly();
       if (__builtin_expect(done, 1)) return AllocateResult::kOk;
     }
-    return AllocateUnknown(size_bytes, alignment, out);
+    // Into a block of its own, so that the caller's can live in registers.
+    Block block;
+    const AllocateResult result = AllocateUnknown(size_bytes, alignment, &block);
+    if (result == AllocateResult::kOk) *out = block;
+    return result;
   }
 
   // The same, but waits for memory until the deadline; an expired one means not to wait. Woken by
@@ -122,7 +124,20 @@ class Segment {
   void Release(const Block& block) {
     // A span of another process is in no heap of this one.
     LocalSpan* const span = source_.For(block.id / kWordsPerPage);
-    if (span != nullptr && ReleaseOwn(span, block)) return;
+    if (span != nullptr) {
+      LocalHeap* const heap = heaps_->Known();
+      // Only this thread makes a span its own or gives up one of its own, so the answer holds.
+      // Others may give it back for this heap if it is wholly free; it has our block.
+      if (__builtin_expect(heap != nullptr && span->heap.load(std::memory_order_relaxed) == heap &&
+                               heap->lock.OwnerTryLock(),
+                           1)) {
+        heap->Release(span, block);
+        heap->lock.OwnerUnlockQuickly();
+        OwnMemoryCameBack();
+        return;
+      }
+      if (ReleaseOwn(span, block)) return;
+    }
     HoldMoves<RealSync>::Release(HoldOf(block), block.hold);
     HANDOFF_CRASH_POINT("segment.release.after_free");
     FrequentFence();
@@ -222,6 +237,12 @@ class Segment {
   absl::Status Shortage(uint64_t size_bytes, const absl::Status& why) const;
   // False: it is no span of the calling thread's heap.
   bool ReleaseOwn(LocalSpan* span, const Block& block);
+  void OwnMemoryCameBack() {
+    FrequentFence();
+    if (__builtin_expect(view_.header().waiters.load(std::memory_order_relaxed) != 0, 0)) {
+      MemoryCameBack(true);
+    }
+  }
   // After a block of the span was freed, and a fence.
   void LookAfter(uint32_t head_page) {
     // Pairs with the barrier of the reclaimer that made the page ownerless: one of us sees the
