@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <iostream>
 #include <map>
 #include <memory>
 #include <string>
@@ -358,11 +357,8 @@ class KillTest : public ::testing::TestWithParam<SegmentScript> {
     static std::map<std::string, InstructionTrace> traces;
     return &traces[GetParam().name];
   }
-  void Report(const char* unit, const KillReport& report) {
-    RecordProperty("kill_points", std::to_string(report.kill_points));
-    RecordProperty("tried", std::to_string(report.tried));
-    std::cout << "kill points of " << GetParam().name << ": " << report.kill_points << " " << unit
-              << ", " << report.tried << " tried" << std::endl;
+  static void Report(const char* what, const KillReport& report) {
+    handoff::Report(GetParam().name, what, report);
   }
 };
 
@@ -373,7 +369,7 @@ TEST_P(KillTest, LeavesNothingBehindAfterAnyInstruction) {
 }
 
 TEST_P(KillTest, LeavesNothingBehindAfterARealKill) {
-  Report("instructions", ExpectWholeAfterKills(Make(), kSamples, Trace()));
+  Report("instructions to be killed after", ExpectWholeAfterKills(Make(), kSamples, Trace()));
 }
 
 TEST_P(KillTest, LeavesNothingBehindAfterAKillAtACrashPoint) {
@@ -381,7 +377,7 @@ TEST_P(KillTest, LeavesNothingBehindAfterAKillAtACrashPoint) {
 }
 
 TEST_P(KillTest, DelaysNobodyWhileItStandsStill) {
-  Report("instructions", ExpectWholeAfterStops(Make(), kSamples, Trace()));
+  Report("instructions to stand still after", ExpectWholeAfterStops(Make(), kSamples, Trace()));
 }
 
 INSTANTIATE_TEST_SUITE_P(Segment, KillTest, ::testing::ValuesIn(Scripts()),

@@ -32,6 +32,9 @@ class KillStage {
   // not harm the child.
   virtual void UseWhileStopped() {}
 
+  // Whether others may do the work before the child does, so that it passes fewer crash points.
+  virtual bool OthersMayBeFaster() const { return false; }
+
   // After the death of the child, in the test's process: reclaims, and expects that nothing is lost
   // and everything works.
   virtual void ExpectWhole() = 0;
@@ -43,15 +46,26 @@ using KillStageFactory = std::function<std::unique_ptr<KillStage>()>;
 struct KillReport {
   uint64_t kill_points = 0;  // instructions of the operation, or passes of crash points
   uint64_t tried = 0;        // stages on which ExpectWhole() was called
+  uint64_t in_place = 0;     // those where the child was disturbed within the operation
 };
+// `what` was done to `name`, for people and for the test's record.
+void Report(const std::string& name, const char* what, const KillReport& report);
+
+// The instructions of an operation that are tried if all are: each one, or, of an operation with
+// more than kMostInstructions, those that are reached for the first or second time: two turns of
+// each loop and of each repeated instruction.
+inline constexpr uint64_t kMostInstructions = 50'000;
+std::vector<uint64_t> KillPoints(const InstructionTrace& trace);
 
 // Which of many kill points are tried: every `every`-th from a random one on. 1: all.
 struct KillSample {
   uint64_t every = 1;
   uint64_t first = 0;
 };
-// About `count` of `kill_points`, or all if HANDOFF_KILL_EVERY_INSTRUCTION is defined to 1 in the
-// environment. The start is random and printed with a failure.
+// Whether HANDOFF_KILL_EVERY_INSTRUCTION is defined to 1 in the environment.
+bool TriesEveryInstruction();
+// About `count` of `kill_points`, or all if TriesEveryInstruction(). The start is random and
+// printed with the report and with a failure.
 KillSample SampleOf(uint64_t kill_points, uint64_t count);
 
 // The functions below stop at the first failure, which says where the child was killed. Those that
