@@ -52,8 +52,7 @@ struct Progress {
   std::atomic<uint64_t> sent_messages{0};
   std::atomic<uint64_t> sent_bytes{0};
   std::atomic<bool> reader_done{false};
-  std::byte input_digest[32];             // complete when reader_done (acquire)
-  std::atomic<bool> reader_empty{false};  // after `finish`: it has no message any more
+  std::byte input_digest[32];  // complete when reader_done (acquire)
 
   // By the worker of that number, one after the other if it is started again.
   WorkerProgress workers[kMaxWorkers];
@@ -76,6 +75,7 @@ struct Progress {
   // By the supervisor.
   std::atomic<bool> stop{false};    // end now, in order; also by a signal to any of the processes
   std::atomic<uint64_t> deaths{0};  // of workers
+  std::atomic<bool> writer_alone{false};  // after `finish`: the others have ended
 
   // First error of any process.
   std::atomic<uint32_t> error_state{0};  // 0 none, 1 being written, 2 there

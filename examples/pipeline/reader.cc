@@ -66,8 +66,6 @@ class Reader {
       CallRoll();
       usleep(1000);
     }
-    saved_.clear();
-    progress_.reader_empty.store(true, std::memory_order_release);
   }
 
  private:

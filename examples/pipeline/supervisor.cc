@@ -231,6 +231,9 @@ int Supervisor::Run() {
     if (progress_.error_state.load(std::memory_order_acquire) == 2 || progress_.Stopped()) {
       RequestStop();
     }
+    if (progress_.Finished() && !AnyRunning(Kind::kReader) && !AnyRunning(Kind::kWorker)) {
+      progress_.writer_alone.store(true, std::memory_order_release);
+    }
     if (stopping_ && stop_deadline_->expired()) SignalChildren(SIGKILL);
     display_.Show(progress_);
   }

@@ -189,7 +189,7 @@ absl::Status RunWriter(const Options& options, Progress& progress) {
   absl::Status status = WriteAll(options, progress, **transport, std::move(output));
   if (!status.ok()) return status;
   progress.finish.store(true, std::memory_order_release);
-  while (!progress.reader_empty.load(std::memory_order_acquire)) {
+  while (!progress.writer_alone.load(std::memory_order_acquire)) {
     if (progress.Stopped()) return absl::CancelledError("stopped");
     usleep(100);
   }
