@@ -1,23 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the program as a user does, and does to it what must not hurt.
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <optional>
-#include <regex>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
+#include "base/clock.h"
 #include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
+#include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -27,6 +33,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 std::string program;
 
@@ -36,6 +43,43 @@ std::string ReadFile(const fs::path& path) {
   text << file.rdbuf();
   return text.str();
 }
+
+// Where a run writes to, if the test is to say how far it gets: what nobody has read here holds up
+// the writer, and in the end everybody.
+class OutputPipe {
+ public:
+  explicit OutputPipe(std::string path) : path_(std::move(path)) {
+    EXPECT_EQ(mkfifo(path_.c_str(), 0600), 0);
+    fd_ = UniqueFd(open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  }
+
+  const std::string& path() const { return path_; }
+
+  // The first bytes have come: all processes are at work.
+  bool AwaitFirstBytes() {
+    pollfd wait = {fd_.get(), POLLIN, 0};
+    return poll(&wait, 1, 60'000) == 1;
+  }
+
+  // Reads until the writer has closed its end, or `enough`.
+  void Drain(const std::function<bool()>& enough = [] { return false; }) {
+    std::vector<char> buffer(1 << 16);
+    const Deadline deadline = Deadline::After(absl::Seconds(120));
+    while (!enough() && !deadline.expired()) {
+      pollfd wait = {fd_.get(), POLLIN, 0};
+      if (poll(&wait, 1, 20) == 0) continue;
+      const ssize_t got = read(fd_.get(), buffer.data(), buffer.size());
+      if (got == 0) return;
+      if (got > 0) text_.append(buffer.data(), static_cast<size_t>(got));
+    }
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  const std::string path_;
+  UniqueFd fd_;
+  std::string text_;
+};
 
 class PipelineTest : public testing::Test {
  protected:
@@ -89,32 +133,32 @@ class PipelineTest : public testing::Test {
     return children;
   }
 
-  // The processes of a run that has just begun, its writer stopped, so that the run cannot end
-  // before the test lets it.
-  struct Held {
+  // The processes of a run whose output nobody reads for now, so that it cannot end.
+  struct Processes {
     pid_t writer = 0;
     std::vector<pid_t> workers;
     pid_t reader = 0;
   };
-  static Held HoldAtTheWriter(const ChildProcess& run, size_t workers) {
-    Held held;
-    EXPECT_TRUE(WaitFor([&] { return ChildrenOf(run.pid()).size() == workers + 2; }));
+  static Processes AwaitProcesses(const ChildProcess& run, OutputPipe& output, size_t workers) {
+    EXPECT_TRUE(output.AwaitFirstBytes());
     const std::vector<pid_t> children = ChildrenOf(run.pid());
-    if (children.size() != workers + 2) return held;
-    held = {children.front(), {children.begin() + 1, children.end() - 1}, children.back()};
-    kill(held.writer, SIGSTOP);
-    return held;
+    EXPECT_EQ(children.size(), workers + 2);
+    if (children.size() != workers + 2) return {};
+    return {children.front(), {children.begin() + 1, children.end() - 1}, children.back()};
   }
   // Until nothing moves: each worker has a message in its hands and no room to send it.
   void AwaitStandstill() {
     EXPECT_TRUE(WaitFor([&] {
-      static const std::regex kLine(" ([0-9]+) messages/s .* ([0-9]+) in flight");
-      const std::string err = Err();
-      std::pair<std::string, std::string> last, last_but_one;
-      for (std::sregex_iterator i(err.begin(), err.end(), kLine), end; i != end; ++i) {
-        last_but_one = std::exchange(last, {(*i)[1], (*i)[2]});
+      std::istringstream lines(Err());
+      std::pair<uint64_t, uint64_t> last, last_but_one;  // messages a second, in flight
+      for (std::string line; std::getline(lines, line);) {
+        unsigned long rate = 0, in_flight = 0;
+        if (std::sscanf(line.c_str(), "%lu messages/s %*f GB/s %lu in flight", &rate, &in_flight) ==
+            2) {
+          last_but_one = std::exchange(last, {rate, in_flight});
+        }
       }
-      return last.first == "0" && last.second != "0" && last.second == last_but_one.second;
+      return last.first == 0 && last.second != 0 && last.second == last_but_one.second;
     }));
   }
 
@@ -127,7 +171,8 @@ class PipelineTest : public testing::Test {
   // The run came to its end without what `killed` workers had in their hands: at most one message
   // each, and exactly what the summary names is missing in the output.
   void ExpectOnlyWhatIsNamedIsMissing(ChildProcess& run, const std::string& input,
-                                      const std::string& output, uint64_t killed) {
+                                      OutputPipe& output, uint64_t killed) {
+    output.Drain();
     const std::optional<ChildExit> exit = run.Wait(absl::Seconds(120));
     ASSERT_TRUE(exit.has_value()) << "hangs: " << Err();
     const uint64_t lost = NumberInRow("messages lost");
@@ -140,14 +185,19 @@ class PipelineTest : public testing::Test {
         Out(), HasSubstr(lost == 0 ? "(as read)"
                                    : "(NOT as read: without " + std::to_string(lost) + " message"));
     std::string expected = ReadFile(input);
-    static const std::regex kLoss("  lost .*, ([0-9]+) bytes from offset ([0-9]+)");
-    const std::string out = Out();
     std::vector<std::pair<size_t, size_t>> losses;  // offset and bytes
-    for (std::sregex_iterator i(out.begin(), out.end(), kLoss), end; i != end; ++i) {
-      losses.emplace_back(std::stoull((*i)[2]), std::stoull((*i)[1]));
+    std::istringstream lines(Out());
+    for (std::string line; std::getline(lines, line);) {
+      unsigned long bytes = 0, offset = 0;
+      if (std::sscanf(line.c_str(), "  lost number %*u, %lu bytes from offset %lu", &bytes,
+                      &offset) == 2 ||
+          std::sscanf(line.c_str(), "  lost numbers %*u to %*u, %lu bytes from offset %lu", &bytes,
+                      &offset) == 2) {
+        losses.emplace_back(offset, bytes);
+      }
     }
     for (size_t i = losses.size(); i-- > 0;) expected.erase(losses[i].first, losses[i].second);
-    EXPECT_TRUE(ReadFile(output) == expected) << out;
+    EXPECT_TRUE(output.text() == expected) << Out();
   }
 
   fs::path folder_;
@@ -204,70 +254,67 @@ TEST_F(PipelineTest, EndsInOrderWhenInterrupted) {
 
 TEST_F(PipelineTest, LosesAtMostWhatAKilledWorkerHadInItsHands) {
   const std::string input = MakeInput(30'000'000);
-  const std::string output = (folder_ / "output").string();
-  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+  OutputPipe output((folder_ / "output").string());
+  ChildProcess run = Start({"--input=" + input, "--output=" + output.path(), "--segment-size=8MiB",
                             "--message-size=16KiB", "--channel-depth=4"});
-  const Held held = HoldAtTheWriter(run, 2);
-  kill(held.workers[0], SIGKILL);
-  kill(held.writer, SIGCONT);
+  const Processes processes = AwaitProcesses(run, output, 2);
+  kill(processes.workers[0], SIGKILL);
   ExpectOnlyWhatIsNamedIsMissing(run, input, output, 1);
   EXPECT_THAT(Err(), HasSubstr("was killed by signal 9"));
 }
 
 TEST_F(PipelineTest, StartsNewWorkersForAllThatWereKilled) {
   const std::string input = MakeInput(30'000'000);
-  const std::string output = (folder_ / "output").string();
+  OutputPipe output((folder_ / "output").string());
   ChildProcess run =
-      Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+      Start({"--input=" + input, "--output=" + output.path(), "--segment-size=8MiB",
              "--message-size=16KiB", "--channel-depth=4", "--workers=3", "--restart-workers"});
-  const Held held = HoldAtTheWriter(run, 3);
+  const Processes processes = AwaitProcesses(run, output, 3);
   AwaitStandstill();
-  for (pid_t worker : held.workers) kill(worker, SIGKILL);
-  kill(held.writer, SIGCONT);
+  for (pid_t worker : processes.workers) kill(worker, SIGKILL);
   ExpectOnlyWhatIsNamedIsMissing(run, input, output, 3);
   // Each had one in its hands, and each is named with its worker.
   EXPECT_EQ(NumberInRow("messages lost"), 3u) << Out();
-  for (pid_t worker : held.workers) {
+  for (pid_t worker : processes.workers) {
     EXPECT_THAT(Out(), HasSubstr("(pid " + std::to_string(worker) + ")"));
   }
 }
 
 TEST_F(PipelineTest, GoesOnWhenSeveralWorkersAreKilledOneOfThemStopped) {
   const std::string input = MakeInput(30'000'000);
-  const std::string output = (folder_ / "output").string();
-  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+  OutputPipe output((folder_ / "output").string());
+  ChildProcess run = Start({"--input=" + input, "--output=" + output.path(), "--segment-size=8MiB",
                             "--message-size=16KiB", "--channel-depth=4", "--workers=4"});
-  const Held held = HoldAtTheWriter(run, 4);
-  kill(held.workers[1], SIGSTOP);
-  kill(held.workers[1], SIGKILL);
-  kill(held.workers[3], SIGKILL);
-  kill(held.writer, SIGCONT);
+  const Processes processes = AwaitProcesses(run, output, 4);
+  kill(processes.workers[1], SIGSTOP);
+  kill(processes.workers[1], SIGKILL);
+  kill(processes.workers[3], SIGKILL);
   ExpectOnlyWhatIsNamedIsMissing(run, input, output, 2);
 }
 
 TEST_F(PipelineTest, WaitsForWhatAStoppedWorkerHasWhenAnotherWasKilled) {
   const std::string input = MakeInput(30'000'000);
-  const std::string output = (folder_ / "output").string();
-  ChildProcess run = Start({"--input=" + input, "--output=" + output, "--segment-size=8MiB",
+  OutputPipe output((folder_ / "output").string());
+  ChildProcess run = Start({"--input=" + input, "--output=" + output.path(), "--segment-size=8MiB",
                             "--message-size=16KiB", "--channel-depth=4"});
-  const Held held = HoldAtTheWriter(run, 2);
+  const Processes processes = AwaitProcesses(run, output, 2);
   AwaitStandstill();
-  kill(held.workers[0], SIGSTOP);
-  kill(held.workers[1], SIGKILL);
-  kill(held.writer, SIGCONT);
+  kill(processes.workers[0], SIGSTOP);
+  kill(processes.workers[1], SIGKILL);
   // All that can come has come.
   const size_t before = Err().size();
-  ASSERT_TRUE(WaitFor([&] { return Err().find(" 0 messages/s", before) != std::string::npos; }));
-  kill(held.workers[0], SIGCONT);
+  output.Drain([&] { return Err().find(" 0 messages/s", before) != std::string::npos; });
+  kill(processes.workers[0], SIGCONT);
   ExpectOnlyWhatIsNamedIsMissing(run, input, output, 1);
   EXPECT_EQ(NumberInRow("messages lost"), 1u) << Out();
 }
 
 TEST_F(PipelineTest, EndsAndSaysSoWhenAllWorkersAreKilled) {
-  ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
-  const Held held = HoldAtTheWriter(run, 2);
-  for (pid_t worker : held.workers) kill(worker, SIGKILL);
-  kill(held.writer, SIGCONT);
+  OutputPipe output((folder_ / "output").string());
+  ChildProcess run = Start({"--bytes=100GiB", "--output=" + output.path(), "--segment-size=8MiB",
+                            "--message-size=64KiB"});
+  const Processes processes = AwaitProcesses(run, output, 2);
+  for (pid_t worker : processes.workers) kill(worker, SIGKILL);
   EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(1));
   EXPECT_THAT(Err(), HasSubstr("all workers were killed"));
   EXPECT_THAT(Out(), HasSubstr("objects left          0"));
@@ -275,10 +322,11 @@ TEST_F(PipelineTest, EndsAndSaysSoWhenAllWorkersAreKilled) {
 
 TEST_F(PipelineTest, SaysSoWhenTheReaderOrTheWriterIsKilled) {
   for (const std::string victim : {"reader", "writer"}) {
-    ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
-    const Held held = HoldAtTheWriter(run, 2);
-    kill(victim == "reader" ? held.reader : held.writer, SIGKILL);
-    kill(held.writer, SIGCONT);
+    OutputPipe output((folder_ / victim).string());
+    ChildProcess run = Start({"--bytes=100GiB", "--output=" + output.path(), "--segment-size=8MiB",
+                              "--message-size=64KiB"});
+    const Processes processes = AwaitProcesses(run, output, 2);
+    kill(victim == "reader" ? processes.reader : processes.writer, SIGKILL);
     EXPECT_EQ(run.Wait(absl::Seconds(60)), ChildExit::Code(1));
     EXPECT_THAT(Err(), HasSubstr(victim + ": "));
     EXPECT_THAT(Err(), HasSubstr("was killed by signal 9"));
@@ -287,10 +335,11 @@ TEST_F(PipelineTest, SaysSoWhenTheReaderOrTheWriterIsKilled) {
 }
 
 TEST_F(PipelineTest, EndsInOrderWhenTheProcessThatStartedAllIsKilled) {
-  ChildProcess run = Start({"--bytes=100GiB", "--segment-size=8MiB", "--message-size=64KiB"});
-  const Held held = HoldAtTheWriter(run, 2);
-  kill(held.writer, SIGCONT);
-  ASSERT_TRUE(WaitFor([&] { return !session_.Objects().empty(); }));
+  OutputPipe output((folder_ / "output").string());
+  ChildProcess run = Start({"--bytes=100GiB", "--output=" + output.path(), "--segment-size=8MiB",
+                            "--message-size=64KiB"});
+  const Processes processes = AwaitProcesses(run, output, 2);
+  EXPECT_THAT(session_.Objects(), Not(IsEmpty()));
   run.Kill(SIGKILL);
   EXPECT_TRUE(WaitFor([&] { return session_.Objects().empty(); }));
 }

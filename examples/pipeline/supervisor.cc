@@ -106,7 +106,9 @@ void Supervisor::Start(Kind kind, uint32_t worker) {
     // The terminal's Ctrl-C is for the supervisor, which ends us in order. When that is killed, or
     // the terminal goes away, all of us end in order, too.
     signal(SIGINT, SIG_IGN);
-    signal(SIGHUP, StopRun);
+    struct sigaction stop = {};
+    stop.sa_handler = StopRun;  // and ends a read() or write() that waits
+    sigaction(SIGHUP, &stop, nullptr);
     prctl(PR_SET_PDEATHSIG, SIGHUP);
     if (getppid() != parent) _exit(1);
     sigprocmask(SIG_SETMASK, &former_mask_, nullptr);

@@ -133,6 +133,7 @@ class Writer {
     while (!bytes.empty()) {
       const ssize_t done = write(output_.get(), bytes.data(), bytes.size());
       if (done < 0) {
+        if (progress_.Stopped()) return absl::CancelledError("stopped");
         if (errno == EINTR) continue;
         return absl::ErrnoToStatus(errno, "--output");
       }
