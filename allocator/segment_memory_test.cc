@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "allocator/mapping.h"
 #include "allocator/testing/small_tmpfs.h"
+#include "base/sanitizer.h"
 #include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 
@@ -94,6 +95,7 @@ TEST(SegmentMemoryTest, KeepsWhatIsThereWhenItBringsIn) {
 }
 
 TEST(SegmentMemoryTest, LocksTheSegmentInMemory) {
+  if (kAddressSanitizer || kThreadSanitizer) GTEST_SKIP() << "a sanitizer makes mlock() do nothing";
   const TestSession session({.own_directory = true});
   Mapping mapping = Make(session.directory(), kMiB);
   SegmentMemory memory;
@@ -104,6 +106,7 @@ TEST(SegmentMemoryTest, LocksTheSegmentInMemory) {
 }
 
 TEST(SegmentMemoryTest, NamesTheLimitThatForbidsToLock) {
+  if (kAddressSanitizer || kThreadSanitizer) GTEST_SKIP() << "a sanitizer makes mlock() do nothing";
   const TestSession session({.own_directory = true});
   Mapping mapping = Make(session.directory(), kMiB);
   ChildProcess child = ChildProcess::Start([&] {
