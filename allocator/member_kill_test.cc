@@ -323,13 +323,9 @@ std::vector<MemberScript> Reclaims() {
     stage.dead = stage.Join();
     HaveEverything(*stage.dead);
     // A ring with unread messages each way.
-    static std::unique_ptr<Outlet> to_survivor;
-    static std::unique_ptr<Inlet> to_dead;
-    (void)to_survivor.release();
-    (void)to_dead.release();
-    to_dead = std::make_unique<Inlet>(*stage.dead, "back");
-    to_survivor = Outlet::Open(*stage.dead, "in");
-    for (const PartName& name : Cargo(*stage.dead)) EXPECT_TRUE(to_survivor->Send(name));
+    stage.deads_inlet = std::make_unique<Inlet>(*stage.dead, "back");
+    stage.deads_outlet = Outlet::Open(*stage.dead, "in");
+    for (const PartName& name : Cargo(*stage.dead)) EXPECT_TRUE(stage.deads_outlet->Send(name));
     stage.SendOnceVictimListens(Cargo(*stage.survivor));
   };
   std::vector<MemberScript> scripts;

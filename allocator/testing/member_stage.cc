@@ -63,7 +63,7 @@ MemberStage::~MemberStage() {
   if (!session_.Objects().empty() && survivor == nullptr) survivor = Join();
   survivors_outlet_.reset();
   survivors_inlet.reset();
-  dead.reset();
+  ForgetTheDead();
   survivor.reset();
 }
 
@@ -95,6 +95,14 @@ void MemberStage::SendOnceVictimListens(std::vector<PartName> names) {
 void MemberStage::EndSending() {
   end_sending_.store(true, std::memory_order_release);
   if (sender_.joinable()) sender_.join();
+}
+
+void MemberStage::ForgetTheDead() {
+  if (deads_inlet != nullptr) deads_inlet->Abandon();
+  if (deads_outlet != nullptr) deads_outlet->Abandon();
+  deads_inlet.reset();
+  deads_outlet.reset();
+  dead.reset();
 }
 
 void MemberStage::SetUpVictim() {
@@ -134,7 +142,7 @@ void MemberStage::ExpectWhole() {
     survivor->session().members().ForEach([&](MemberId, MemberState) { ++members; });
     return members == 1;
   })) << "the dead were not reclaimed";
-  dead.reset();
+  ForgetTheDead();
   for (const PartName& name : sent) {
     const std::optional<PartName> back = TakeBack(*survivor, name);
     if (back.has_value()) Release(*survivor, *back);

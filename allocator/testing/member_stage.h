@@ -73,6 +73,8 @@ class MemberStage : public KillStage {
   std::vector<PartName> sent;
   // A further member of the test's process, for the victim to declare dead and to reclaim.
   std::unique_ptr<Member> dead;
+  std::unique_ptr<Inlet> deads_inlet;
+  std::unique_ptr<Outlet> deads_outlet;
 
   // For `set_up` and `operate`, in the victim's process.
   std::unique_ptr<Member> victim;
@@ -83,6 +85,7 @@ class MemberStage : public KillStage {
  private:
   // Lets the survivor go on until everything is free.
   void EndSending();
+  void ForgetTheDead();
   void ExpectAllFree();
   void UseEverything();
 

@@ -53,6 +53,7 @@ Block BlockOf(Member& member, const PartName& held) {
   HANDOFF_CHECK(location.has_value());
   block.data = segment->payload() + location->offset_bytes;
   block.size_bytes = location->size_bytes;
+  block.span = location->span;
   return block;
 }
 

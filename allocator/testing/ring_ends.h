@@ -49,6 +49,8 @@ class Inlet {
   std::optional<PartName> Receive();
   uint64_t stale() const { return stale_; }
   void Close();
+  // As if its process were dead: nothing is done to close it.
+  void Abandon() { open_ = false; }
 
  private:
   Member& member_;
@@ -76,6 +78,7 @@ class Outlet {
   // What the receiver has not taken, held again. Only when it has gone.
   std::vector<PartName> TakeBackAll();
   void Close();
+  void Abandon() { open_ = false; }
 
  private:
   Outlet(Member& member, EndpointId endpoint, const RingInfo& info);
