@@ -6,6 +6,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -34,6 +35,67 @@ FutexResult FutexWait(const std::atomic<uint32_t>& word, uint32_t expected,
   }
   HANDOFF_CHECK(false) << "futex wait at " << &word << ": " << std::strerror(errno);
   __builtin_unreachable();
+}
+
+namespace {
+
+// Since Linux 5.16, also where the headers are older. <linux/futex.h>: FUTEX_32.
+constexpr long kFutexWaitv = 449;
+constexpr uint32_t kSize32 = 2;
+struct WaitvWord {
+  uint64_t expected;
+  uint64_t address;
+  uint32_t flags;
+  uint32_t reserved;
+};
+
+std::atomic<bool> pretended{false};
+
+}  // namespace
+
+FutexResult FutexWaitAny(std::span<const FutexWord> words, const Deadline& deadline) {
+  HANDOFF_CHECK(!words.empty() && words.size() <= kMaxFutexWords) << words.size() << " words";
+  std::array<WaitvWord, kMaxFutexWords> list;
+  for (size_t i = 0; i < words.size(); ++i) {
+    list[i] = {words[i].expected, reinterpret_cast<uintptr_t>(words[i].word), kSize32, 0};
+  }
+  // This call wants a point in time.
+  std::optional<timespec> until = deadline.RemainingTimespec();
+  if (until.has_value()) {
+    timespec now;
+    ::clock_gettime(CLOCK_MONOTONIC, &now);
+    constexpr long kNanosecondsPerSecond = 1'000'000'000;
+    until->tv_sec += now.tv_sec;
+    until->tv_nsec += now.tv_nsec;
+    if (until->tv_nsec >= kNanosecondsPerSecond) {
+      until->tv_nsec -= kNanosecondsPerSecond;
+      ++until->tv_sec;
+    }
+  }
+  if (::syscall(kFutexWaitv, list.data(), words.size(), 0, until.has_value() ? &*until : nullptr,
+                CLOCK_MONOTONIC) >= 0) {
+    return FutexResult::kWoken;
+  }
+  switch (errno) {
+    case EAGAIN:
+      return FutexResult::kValueChanged;
+    case ETIMEDOUT:
+      return FutexResult::kTimedOut;
+    case EINTR:
+      return FutexResult::kInterrupted;
+  }
+  HANDOFF_CHECK(false) << "futex_waitv on " << words.size() << ": " << std::strerror(errno);
+  __builtin_unreachable();
+}
+
+bool CanFutexWaitAny() {
+  // No words are refused with EINVAL by a kernel that knows the call.
+  static const bool can = ::syscall(kFutexWaitv, nullptr, 0, 0, nullptr, 0) != 0 && errno == EINVAL;
+  return can && !pretended.load(std::memory_order_relaxed);
+}
+
+void PretendThatNobodyCanFutexWaitAny(bool pretend) {
+  pretended.store(pretend, std::memory_order_relaxed);
 }
 
 int FutexWake(const std::atomic<uint32_t>& word, int count) {

@@ -6,10 +6,12 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <new>
 #include <thread>
+#include <vector>
 
 #include "absl/time/time.h"
 #include "base/clock.h"
@@ -83,6 +85,21 @@ TEST(FutexTest, ReportsThatASignalInterruptedIt) {
   }));
   sleeper.join();
   ::sigaction(SIGUSR1, &before, nullptr);
+}
+
+TEST(FutexTest, SleepsOnSeveralWordsUntilOneIsWoken) {
+  if (!CanFutexWaitAny()) GTEST_SKIP() << "this kernel cannot";
+  std::array<std::atomic<uint32_t>, kMaxFutexWords> words{};
+  std::vector<FutexWord> list;
+  for (const auto& word : words) list.push_back({&word, 0});
+  std::thread sleeper([&] {
+    EXPECT_EQ(FutexWaitAny(list, Deadline::After(absl::Seconds(20))), FutexResult::kWoken);
+  });
+  EXPECT_TRUE(WaitFor([&] { return FutexWake(words.back(), 1) == 1; }));
+  sleeper.join();
+  EXPECT_EQ(FutexWaitAny(list, Deadline::After(absl::Milliseconds(2))), FutexResult::kTimedOut);
+  words[5].store(1, std::memory_order_relaxed);
+  EXPECT_EQ(FutexWaitAny(list, Deadline::Infinite()), FutexResult::kValueChanged);
 }
 
 }  // namespace

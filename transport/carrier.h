@@ -2,14 +2,18 @@
 #ifndef HANDOFF_TRANSPORT_CARRIER_H_
 #define HANDOFF_TRANSPORT_CARRIER_H_
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "allocator/member.h"
+#include "allocator/ring_layout.h"
 #include "base/clock.h"
 #include "transport/address.h"
+#include "transport/door_watch.h"
 #include "transport/interruption.h"
 #include "transport/message.h"
 #include "transport/socket_options.h"
@@ -23,6 +27,7 @@ struct CarrierContext {
   Member* member = nullptr;
   Interruption* socket_interruption = nullptr;           // one request ends one call
   const Interruption* transport_interruption = nullptr;  // stays until it is taken back
+  DoorWatches* door_watches = nullptr;
   Pattern pattern = Pattern::kPair;
   SocketOptions options = {};
 
@@ -32,8 +37,9 @@ struct CarrierContext {
   }
 };
 
-// How the handles of one socket travel. A socket has one carrier, chosen by the scheme of its first
-// address, so the path of a message has one virtual call and every wait is inside of it.
+// How the handles of one socket travel. A socket has one carrier for all its addresses of rings and
+// one for all those of ZeroMQ; the path of a message has one virtual call and every wait is inside
+// of it. Only a socket with both kinds has a third one in front, which deals to both.
 //
 // One thread at a time, but for what says otherwise. Never called in a forked child, nor for a
 // direction that the pattern does not have. Calls other than Close() and Statistics() are not made
@@ -62,6 +68,21 @@ class Carrier {
   // `parts` of a send are 1 to kMaxParts; those of a receive are added to the vector.
   virtual SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) = 0;
   virtual SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) = 0;
+
+  // What could be done now without waiting, for the directions that the pattern has. Right but for
+  // what has come and makes no sense: that is dropped by the receive that finds it.
+  virtual Readiness Look() = 0;
+
+  // Peers that there are to send to, as far as is known.
+  virtual uint32_t PeerCount() const = 0;
+
+  // A descriptor that becomes readable when anything changes after the last Look(), or after the
+  // last try that said kWouldBlock. The same at every call, until Close(). kResourceExhausted.
+  virtual absl::StatusOr<int> Descriptor() = 0;
+
+  // The door where all that concerns the socket is told, for who sleeps at several by the protocol
+  // of ring_wait.h. Null: there is more than a door.
+  virtual Door* SleepsAt() { return nullptr; }
 
   // Any thread or signal handler, after an interruption was raised: ends the wait that is under
   // way, where that takes more than the descriptors of the interruptions.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 #include "base/biased_lock.h"
 #include "base/fork_guard.h"
 #include "base/futex.h"
+#include "transport/door_watch.h"
 #include "transport/parcel.h"
 #include "transport/ring_receiver.h"
 #include "transport/ring_sender.h"
@@ -94,7 +96,16 @@ class RingCarrier final : public Carrier, public RingUser {
   void Wake() noexcept override {
     Door* const door = door_.load(std::memory_order_acquire);
     if (door == nullptr) return;
-    if (door->sleeping.exchange(0, std::memory_order_seq_cst) != 0) FutexWake(door->sleeping, 1);
+    if (door->sleeping.exchange(0, std::memory_order_seq_cst) != 0) {
+      FutexWake(door->sleeping, INT_MAX);
+    }
+  }
+
+  Readiness Look() override;
+  absl::StatusOr<int> Descriptor() override;
+  uint32_t PeerCount() const override { return static_cast<uint32_t>(sender_.peer_count()); }
+  Door* SleepsAt() override {
+    return watched_ == nullptr ? door_.load(std::memory_order_relaxed) : nullptr;
   }
 
   void Close() override;
@@ -119,6 +130,11 @@ class RingCarrier final : public Carrier, public RingUser {
   bool ReceiveOnce(Message& message);
   bool IsAwaited(const RingReceiver::Arrival& arrival);
   bool GiveUpRequest();
+
+  // Before an attempt of a try-variant that is the last: news make the descriptor readable from
+  // here on. False: there is none, or they did before.
+  bool ArmDescriptor();
+  Readiness LookOnce();
 
   // After a first attempt that failed.
   template <class Attempt>
@@ -148,6 +164,14 @@ class RingCarrier final : public Carrier, public RingUser {
 
   const int64_t spin_ns_;
   std::atomic<Door*> door_{nullptr};
+
+  // For Descriptor(). What was missing when it was armed is looked for by the tick as well, under
+  // `lock_`, in case that who wakes was killed.
+  std::unique_ptr<WatchedDoor> watched_;
+  std::atomic<bool> awaits_message_{false};
+  std::atomic<bool> awaits_room_{false};
+  std::atomic<uint64_t> armed_changes_{0};
+
   std::string last_endpoint_;
   bool closed_ = false;
   SocketCounters counters_;
@@ -247,7 +271,8 @@ absl::Status RingCarrier::Attach(const Address& address, bool bound) {
 void RingCarrier::Close() {
   if (closed_) return;
   closed_ = true;
-  if (sends_) table_.Unregister(this);
+  table_.Unregister(this);
+  watched_.reset();
   door_.store(nullptr, std::memory_order_release);
   lock_.OwnerLock();
   sender_.Close();
@@ -259,8 +284,57 @@ void RingCarrier::Close() {
 
 void RingCarrier::OnTick() {
   lock_.OtherLock();
-  sender_.RefreshIfChanged(own_);
+  if (sends_) sender_.RefreshIfChanged(own_);
+  if (watched_ != nullptr && watched_->armed() &&
+      (table_.changes() != armed_changes_.load(std::memory_order_acquire) ||
+       (awaits_message_.load(std::memory_order_acquire) && receiver_.SeemsToHaveSome()) ||
+       (awaits_room_.load(std::memory_order_acquire) && sender_.HasRoom(own_)))) {
+    watched_->Signal();
+  }
   lock_.OtherUnlock();
+}
+
+// Waiting elsewhere.
+
+absl::StatusOr<int> RingCarrier::Descriptor() {
+  if (watched_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<WatchedDoor>> watched =
+        context_.door_watches->Watch(*door_.load(std::memory_order_relaxed));
+    if (!watched.ok()) return watched.status();
+    lock_.OwnerLock();
+    watched_ = *std::move(watched);
+    lock_.OwnerUnlock();
+    if (!sends_) table_.Register(this);
+  }
+  return watched_->fd();
+}
+
+bool RingCarrier::ArmDescriptor() {
+  if (__builtin_expect(watched_ == nullptr, 1)) return false;
+  armed_changes_.store(table_.changes(), std::memory_order_release);
+  return watched_->Arm();
+}
+
+Readiness RingCarrier::LookOnce() {
+  Readiness ready;
+  if (receives_) ready.receive = !parts_.empty() || receiver_.HasSome(own_ids_);
+  if (!sends_) return ready;
+  lock_.OwnerLock();
+  ready.send = context_.pattern == Pattern::kReply
+                   ? asker_.has_value() && sender_.HasRoomAt(own_, *asker_)
+                   : sender_.HasRoom(own_);
+  lock_.OwnerUnlock();
+  return ready;
+}
+
+Readiness RingCarrier::Look() {
+  ArmDescriptor();
+  const Readiness ready = LookOnce();
+  if (!ready.receive) receiver_.WakeSenders();
+  awaits_message_.store(receives_ && !ready.receive, std::memory_order_release);
+  awaits_room_.store(sends_ && !ready.send && context_.pattern != Pattern::kReply,
+                     std::memory_order_release);
+  return ready;
 }
 
 // Messages.
@@ -314,7 +388,12 @@ bool RingCarrier::SendOnce(Message& message) {
 
 SocketResult RingCarrier::TrySend(Message& message) {
   if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
-  return SendOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
+  if (SendOnce(message)) return SocketResult::kOk;
+  if (ArmDescriptor()) {
+    awaits_room_.store(context_.pattern != Pattern::kReply, std::memory_order_release);
+    if (SendOnce(message)) return SocketResult::kOk;
+  }
+  return SocketResult::kWouldBlock;
 }
 
 template <class Attempt>
@@ -368,7 +447,9 @@ SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* de
     if (!IsOurs(part)) return SocketResult::kForeignMessage;
   }
   if (SendPartsOnce(parts)) return SocketResult::kOk;
-  if (deadline == nullptr) return SocketResult::kWouldBlock;
+  if (deadline == nullptr) {
+    return ArmDescriptor() && SendPartsOnce(parts) ? SocketResult::kOk : SocketResult::kWouldBlock;
+  }
   return WaitToSend(*deadline, [&] { return SendPartsOnce(parts); });
 }
 
@@ -430,6 +511,10 @@ bool RingCarrier::ReceiveOnce(Message& message) {
 SocketResult RingCarrier::TryReceive(Message& message) {
   if (ReceiveOnce(message)) return SocketResult::kOk;
   receiver_.WakeSenders();
+  if (ArmDescriptor()) {
+    awaits_message_.store(true, std::memory_order_release);
+    if (ReceiveOnce(message)) return SocketResult::kOk;
+  }
   return SocketResult::kWouldBlock;
 }
 

@@ -100,10 +100,21 @@ void RingReceiver::WakeSenders() {
   }
 }
 
-bool RingReceiver::HasSome() {
+bool RingReceiver::HasSome(const std::vector<EndpointId>& own) {
+  if (table_.changes() != seen_changes_) Refresh(own);
   RingBody body;
   return std::any_of(sources_.begin(), sources_.end(), [&](const auto& source) {
     return !source->ended && source->consumer.Peek(&body) == RingLook::kReady;
+  });
+}
+
+bool RingReceiver::SeemsToHaveSome() const {
+  absl::MutexLock lock(&sources_mutex_);
+  return std::any_of(sources_.begin(), sources_.end(), [](const auto& source) {
+    const SpscRing<RealSync>& ring = source->consumer.ring();
+    const auto look = ring.Look();
+    return look.has_value() && look->word.generation() == source->info.word.generation() &&
+           !look->word.consumer_gone() && ring.ReadPublished(look->head).has_value();
   });
 }
 

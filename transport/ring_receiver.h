@@ -65,7 +65,9 @@ class RingReceiver {
   void WakeSenders();
 
   // Whether an entry is there.
-  bool HasSome();
+  bool HasSome(const std::vector<EndpointId>& own);
+  // The same by any thread, for the rings that are known.
+  bool SeemsToHaveSome() const;
 
   // Forgets all rings; they are closed with their endpoints.
   void Close();

@@ -57,10 +57,21 @@ uint64_t RingSender::MessagesTo(EndpointId to) const {
   return 0;
 }
 
-bool RingSender::HasRoom() {
-  if (options_.publishes) return true;
-  return std::any_of(peers_.begin(), peers_.end(),
-                     [](auto& peer) { return peer->Look() == RingLook::kReady; });
+bool RingSender::HasRoom(const std::vector<Own>& own) {
+  if (!Prepare(own)) return false;
+  const auto ready = [](const auto& peer) { return peer->Look() == RingLook::kReady; };
+  if (!options_.publishes) return std::any_of(peers_.begin(), peers_.end(), ready);
+  return std::all_of(peers_.begin(), peers_.end(), [&](const auto& peer) {
+    return peer->info.options.policy != static_cast<uint8_t>(SlowPolicy::kBlock) || ready(peer);
+  });
+}
+
+bool RingSender::HasRoomAt(const std::vector<Own>& own, EndpointId to) {
+  if (table_.changes() != seen_changes_) Refresh(own);
+  const auto peer = std::find_if(peers_.begin(), peers_.end(),
+                                 [&](const auto& one) { return one->info.id == to; });
+  // To one that has gone, a reply is sent and dropped.
+  return peer == peers_.end() || (*peer)->Look() == RingLook::kReady;
 }
 
 void RingSender::Publish(Peer& peer, const Parcel& parcel, uint64_t size_bytes) {

@@ -90,7 +90,9 @@ class RingSender {
   // How many were sent to the receiver at this endpoint.
   uint64_t MessagesTo(EndpointId to) const;
 
-  bool HasRoom();
+  // Whether the next message would go without waiting, whatever it is; to one receiver.
+  bool HasRoom(const std::vector<Own>& own);
+  bool HasRoomAt(const std::vector<Own>& own, EndpointId to);
   size_t peer_count() const { return peers_.size(); }
 
   // Any thread.

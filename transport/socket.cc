@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "allocator/bundle.h"
+#include "transport/mixed_carrier.h"
 #include "transport/ring_carrier.h"
 #include "transport/transport.h"
 #include "transport/zeromq_carrier.h"
@@ -16,7 +17,7 @@ using internal::Carrier;
 Socket::~Socket() {
   if (InForkedChild()) {
     // Its descriptors and threads are the parent's.
-    static_cast<void>(owned_carrier_.release());
+    for (auto* carrier : {&mixed_, &ring_, &zeromq_}) static_cast<void>(carrier->release());
     return;
   }
   Close();
@@ -35,46 +36,77 @@ absl::Status Socket::AttachTo(std::string_view address, Attach attach) {
   if (closed_) return absl::FailedPreconditionError("the socket is closed");
   const absl::StatusOr<Address> parsed = Address::Parse(address);
   if (!parsed.ok()) return parsed.status();
-  if (owned_carrier_ != nullptr) {
-    if ((parsed->scheme == Scheme::kRing) != is_ring_) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("address \"", parsed->text, "\": this socket has ",
-                       is_ring_ ? "addresses of rings" : "addresses of ZeroMQ",
-                       " and cannot have the other kind, too"));
-    }
-    return (owned_carrier_.get()->*attach)(*parsed);
+  const bool is_ring = parsed->scheme == Scheme::kRing;
+  std::unique_ptr<Carrier>& own = is_ring ? ring_ : zeromq_;
+  if (own != nullptr) {
+    status = (own.get()->*attach)(*parsed);
+    if (status.ok()) last_endpoint_ = own->LastEndpoint();
+    return status;
   }
-  absl::StatusOr<std::unique_ptr<Carrier>> carrier = MakeCarrier(parsed->scheme);
+  const bool mixes = ring_ != nullptr || zeromq_ != nullptr;
+  if (mixes) {
+    status = internal::CheckMixed(pattern_);
+    if (status.ok() && gave_descriptor_) {
+      status = absl::FailedPreconditionError(
+          "the descriptor of the socket has been asked for, and is of its present addresses; the "
+          "other kind has to come before that");
+    }
+    if (!status.ok()) {
+      return absl::Status(
+          status.code(),
+          absl::StrCat("address \"", parsed->text, "\": this socket has addresses of ",
+                       is_ring ? "ZeroMQ" : "rings", "; ", std::string(status.message())));
+    }
+  }
+  const internal::CarrierContext context = Context();
+  absl::StatusOr<std::unique_ptr<Carrier>> carrier =
+      is_ring ? absl::StatusOr<std::unique_ptr<Carrier>>(internal::MakeRingCarrier(context))
+              : internal::MakeZeromqCarrier(context, transport_.zeromq_);
   if (!carrier.ok()) return carrier.status();
   status = (carrier->get()->*attach)(*parsed);
   if (!status.ok()) return status;
-  owned_carrier_ = *std::move(carrier);
-  is_ring_ = parsed->scheme == Scheme::kRing;
-  if (PatternSends(pattern_)) sender_ = owned_carrier_.get();
-  if (PatternReceives(pattern_)) receiver_ = owned_carrier_.get();
-  carrier_.store(owned_carrier_.get(), std::memory_order_release);
+  Carrier* front = carrier->get();
+  if (mixes) {
+    auto mixed =
+        internal::MakeMixedCarrier(context, is_ring ? *front : *ring_, is_ring ? *zeromq_ : *front);
+    if (!mixed.ok()) return mixed.status();
+    mixed_ = *std::move(mixed);
+    front = mixed_.get();
+  }
+  own = *std::move(carrier);
+  last_endpoint_ = own->LastEndpoint();
+  if (PatternSends(pattern_)) sender_ = front;
+  if (PatternReceives(pattern_)) receiver_ = front;
+  carrier_.store(front, std::memory_order_release);
   return status;
 }
 
-absl::StatusOr<std::unique_ptr<Carrier>> Socket::MakeCarrier(Scheme scheme) {
-  const internal::CarrierContext context{.member = transport_.member_.get(),
-                                         .socket_interruption = &interruption_,
-                                         .transport_interruption = &transport_interruption_,
-                                         .pattern = pattern_,
-                                         .options = options_};
-  switch (scheme) {
-    case Scheme::kRing:
-      return internal::MakeRingCarrier(context);
-    case Scheme::kIpc:
-    case Scheme::kTcp:
-    case Scheme::kInproc:
-      break;
-  }
-  return internal::MakeZeromqCarrier(context, transport_.zeromq_);
+internal::CarrierContext Socket::Context() {
+  return {.member = transport_.member_.get(),
+          .socket_interruption = &interruption_,
+          .transport_interruption = &transport_interruption_,
+          .door_watches = &transport_.door_watches_,
+          .pattern = pattern_,
+          .options = options_};
 }
 
-std::string Socket::LastEndpoint() const {
-  return owned_carrier_ == nullptr ? "" : owned_carrier_->LastEndpoint();
+std::string Socket::LastEndpoint() const { return last_endpoint_; }
+
+Readiness Socket::Ready() {
+  if (carrier() == nullptr || InForkedChild()) return {};
+  return carrier()->Look();
+}
+
+absl::StatusOr<int> Socket::Descriptor() {
+  absl::Status status = transport_.Usable();
+  if (!status.ok()) return status;
+  if (carrier() == nullptr) {
+    return absl::FailedPreconditionError(closed_ ? "the socket is closed"
+                                                 : "the socket has no address yet");
+  }
+  absl::StatusOr<int> fd = carrier()->Descriptor();
+  if (fd.ok()) gave_descriptor_ = true;
+  return fd;
 }
 
 SocketResult Socket::SendManyParts(std::span<Message> parts, const Deadline* deadline) {
@@ -93,11 +125,17 @@ SocketResult Socket::RefuseToSend() { return Refuse(PatternSends(pattern_)); }
 
 SocketResult Socket::RefuseToReceive() { return Refuse(PatternReceives(pattern_)); }
 
-SocketResult Socket::Refuse(bool right_pattern) {
+SocketResult Socket::WhyNot(bool right_pattern) const {
   if (InForkedChild()) return SocketResult::kUnusable;
   if (!right_pattern) return SocketResult::kWrongPattern;
   if (closed_) return SocketResult::kClosed;
-  if (owned_carrier_ == nullptr) return SocketResult::kNoAddress;
+  if (carrier() == nullptr) return SocketResult::kNoAddress;
+  return SocketResult::kOk;
+}
+
+SocketResult Socket::Refuse(bool right_pattern) {
+  const SocketResult reason = WhyNot(right_pattern);
+  if (reason != SocketResult::kOk) return reason;
   // That of the transport stays, and one of the socket with it.
   if (!transport_interruption_.raised()) interruption_.Take();
   return SocketResult::kInterrupted;
@@ -121,7 +159,9 @@ void Socket::Close() {
   closed_ = true;
   sender_ = nullptr;
   receiver_ = nullptr;
-  if (owned_carrier_ != nullptr) owned_carrier_->Close();
+  for (auto* carrier : {&mixed_, &ring_, &zeromq_}) {
+    if (*carrier != nullptr) (*carrier)->Close();
+  }
 }
 
 }  // namespace handoff

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/fork_guard.h"
 #include "transport/address.h"
@@ -44,12 +45,18 @@ class Socket {
   Pattern pattern() const { return pattern_; }
 
   // Makes the socket reachable at an address (ring://, ipc://, tcp://, inproc://), or reaches out
-  // to one; each any number of times and in either order, but all addresses of a socket are of
-  // rings, or all of ZeroMQ. Connecting does not wait for the other side. tcp://*:* takes a free
-  // port, LastEndpoint() tells which. Failed, nothing has changed. kInvalidArgument: no such
-  // address, or one that this pattern cannot have. kAlreadyExists: another socket is bound there.
-  // kPermissionDenied, kNotFound, kResourceExhausted: the system refuses. kFailedPrecondition:
-  // closed, or forked.
+  // to one; each any number of times and in either order. Connecting does not wait for the other
+  // side. tcp://*:* takes a free port, LastEndpoint() tells which.
+  //
+  // A PUSH, PULL, REQUEST or REPLY socket may have addresses of rings and of ZeroMQ at once: it
+  // deals to all peers in turn, takes from all in turn, and replies to who asked. It waits a little
+  // longer for rings than a socket that has no others. The other patterns cannot: a PAIR has one
+  // peer, and one-to-many needs ring://.
+  //
+  // Failed, nothing has changed. kInvalidArgument: no such address, or one that this pattern cannot
+  // have. kAlreadyExists: another socket is bound there. kPermissionDenied, kNotFound,
+  // kResourceExhausted: the system refuses. kFailedPrecondition: closed, forked, a socket of
+  // another pattern waits there, or the first address of its kind after Descriptor().
   absl::Status Bind(std::string_view address);
   absl::Status Connect(std::string_view address);
 
@@ -99,6 +106,24 @@ class Socket {
     return ReceiveManyParts(parts, nullptr);
   }
 
+  // What could be done now without waiting; both false where the pattern, a missing address or
+  // Close() forbid it. A receive may still find nothing, if what has come makes no sense.
+  Readiness Ready();
+
+  // For an event loop of somebody else: a descriptor to be watched for being readable (POLLIN,
+  // EPOLLIN). It stays the same until Close(), and is neither read nor written nor closed by the
+  // caller. It tells of changes only, in either direction:
+  //
+  //   1. readable: use the try-variants until they say kWouldBlock, or Ready()
+  //   2. only then wait: what happens after the last such call makes it readable again
+  //
+  // Whoever sends and receives on one socket takes Ready() as that last call, since a try in one
+  // direction may use up the news of the other. It may be readable without need. From the first
+  // call on a socket of rings has a thread of the transport to write the descriptor: messages come
+  // some 20 us later than to who sleeps in Receive() or in a Poller.
+  // kFailedPrecondition: no address yet, closed, or forked. kResourceExhausted: no descriptors.
+  absl::StatusOr<int> Descriptor();
+
   // Ends the Send() or Receive() that is under way, or else the next one, with kInterrupted, once.
   // Any thread, any number of times; async-signal-safe.
   void Interrupt() noexcept;
@@ -112,6 +137,7 @@ class Socket {
 
  private:
   friend class Transport;
+  friend class Poller;
 
   Socket(Transport& transport, const Interruption& transport_interruption, Pattern pattern,
          const SocketOptions& options)
@@ -130,10 +156,12 @@ class Socket {
   SocketResult RefuseToReceive();
   // Says why not; with no other reason it is an interruption.
   SocketResult Refuse(bool right_pattern);
+  SocketResult WhyNot(bool right_pattern) const;
+  internal::Carrier* carrier() const { return sender_ != nullptr ? sender_ : receiver_; }
 
   using Attach = absl::Status (internal::Carrier::*)(const Address&);
   absl::Status AttachTo(std::string_view address, Attach attach);
-  absl::StatusOr<std::unique_ptr<internal::Carrier>> MakeCarrier(Scheme scheme);
+  internal::CarrierContext Context();
 
   Transport& transport_;
   const Interruption& transport_interruption_;
@@ -142,14 +170,18 @@ class Socket {
   const uint32_t fork_generation_ = ForkGeneration();
   Interruption interruption_;
 
-  // The carrier in the directions that the pattern has, once there is one and until Close().
+  // The carrier in the directions that the pattern has, once there is one and until Close(): that
+  // of rings, that of ZeroMQ, or the mixed one, which uses both.
   internal::Carrier* sender_ = nullptr;
   internal::Carrier* receiver_ = nullptr;
 
-  // The same for other threads. It lives as long as the socket.
+  // The same for other threads. All live as long as the socket.
   std::atomic<internal::Carrier*> carrier_{nullptr};
-  std::unique_ptr<internal::Carrier> owned_carrier_;
-  bool is_ring_ = false;
+  std::unique_ptr<internal::Carrier> ring_;
+  std::unique_ptr<internal::Carrier> zeromq_;
+  std::unique_ptr<internal::Carrier> mixed_;
+  std::string last_endpoint_;
+  bool gave_descriptor_ = false;
   bool closed_ = false;
 };
 

@@ -19,6 +19,14 @@ enum class [[nodiscard]] SocketResult{
     kUnusable,  // in a forked child, or this member was declared dead: Transport::Usable() says
 };
 
+// What a socket could do at a moment.
+struct Readiness {
+  bool receive = false;  // something has come
+  bool send = false;     // a receiver has room; of a publisher: nobody has to be waited for
+
+  bool any() const { return receive || send; }
+};
+
 // For errors: a few words, static.
 const char* DescribeSocketResult(SocketResult result);
 

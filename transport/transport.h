@@ -22,6 +22,7 @@
 #include "allocator/session.h"
 #include "base/clock.h"
 #include "base/fork_guard.h"
+#include "transport/door_watch.h"
 #include "transport/interruption.h"
 #include "transport/message.h"
 #include "transport/socket.h"
@@ -217,6 +218,7 @@ class Transport {
   Segment& segment_;
   Interruption interruption_;
   internal::ZeromqContext zeromq_;
+  internal::DoorWatches door_watches_;
   std::atomic<int> open_sockets_{0};
 };
 

@@ -2,10 +2,13 @@
 #include "transport/zeromq_carrier.h"
 
 #include <poll.h>
+#include <sys/epoll.h>
 #include <zmq.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <random>
 #include <span>
@@ -15,12 +18,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "base/counter.h"
 #include "base/crash_point.h"
+#include "base/unique_fd.h"
 #include "transport/frame.h"
 #include "transport/parcel.h"
 #include "transport/socket_counters.h"
@@ -62,10 +67,16 @@ class ZeromqCarrier final : public Carrier {
   SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override;
   SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override;
 
+  Readiness Look() override;
+  uint32_t PeerCount() const override;
+  absl::StatusOr<int> Descriptor() override;
+
   void Close() override;
   SocketStatistics Statistics() const override;
 
  private:
+  absl::Status AddToAll(ZeromqPort& port);
+
   using AttachPort = absl::Status (ZeromqPort::*)(const Address&);
   absl::Status Attach(const Address& address, AttachPort attach);
 
@@ -95,6 +106,7 @@ class ZeromqCarrier final : public Carrier {
   mutable absl::Mutex ports_mutex_;
   std::vector<std::unique_ptr<ZeromqPort>> ports_;
   size_t next_port_ = 0;
+  UniqueFd all_ports_;  // REQ, for Descriptor(): an epoll of all
 
   FrameContent content_;        // of the last frame
   std::vector<Message> parts_;  // of a message of many parts that is received one by one, reversed
@@ -128,6 +140,10 @@ absl::Status ZeromqCarrier::Attach(const Address& address, AttachPort attach) {
   if (!port.ok()) return port.status();
   const absl::Status status = (port->get()->*attach)(address);
   if (!status.ok()) return status;
+  if (all_ports_.valid()) {
+    const absl::Status added = AddToAll(**port);
+    if (!added.ok()) return added;
+  }
   last_endpoint_ = (*port)->last_endpoint();
   absl::MutexLock lock(&ports_mutex_);
   ports_.push_back(*std::move(port));
@@ -372,10 +388,59 @@ void ZeromqCarrier::Sleep(absl::Duration slice, const Deadline& deadline) {
   for (const auto& port : ports_) port->peers().Count();
 }
 
+Readiness ZeromqCarrier::Look() {
+  Readiness ready;
+  ready.receive = !parts_.empty();
+  for (const auto& port : ports_) {
+    const bool has_peer = port->HasPeer();
+    const int events = port->Events();
+    ready.receive |= (events & ZMQ_POLLIN) != 0;
+    ready.send |=
+        (events & ZMQ_POLLOUT) != 0 && (has_peer || context_.pattern != Pattern::kRequest);
+  }
+  if (context_.pattern == Pattern::kReply) ready.send = asker_.has_value();
+  return ready;
+}
+
+uint32_t ZeromqCarrier::PeerCount() const {
+  uint32_t count = 0;
+  for (const auto& port : ports_) count += port->peers().Count();
+  return count;
+}
+
+absl::Status ZeromqCarrier::AddToAll(ZeromqPort& port) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  for (const int fd : {port.fd(), port.peers().fd()}) {
+    if (epoll_ctl(all_ports_.get(), EPOLL_CTL_ADD, fd, &event) != 0) {
+      return absl::ResourceExhaustedError(absl::StrCat("epoll_ctl: ", std::strerror(errno)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> ZeromqCarrier::Descriptor() {
+  if (context_.pattern != Pattern::kRequest) return ports_.front()->fd();
+  if (!all_ports_.valid()) {
+    all_ports_.reset(epoll_create1(EPOLL_CLOEXEC));
+    if (!all_ports_.valid()) {
+      return absl::ResourceExhaustedError(absl::StrCat("epoll_create1: ", std::strerror(errno)));
+    }
+    for (const auto& port : ports_) {
+      const absl::Status added = AddToAll(*port);
+      if (added.ok()) continue;
+      all_ports_.reset();
+      return added;
+    }
+  }
+  return all_ports_.get();
+}
+
 void ZeromqCarrier::Close() {
   if (closed_) return;
   closed_ = true;
   parts_.clear();
+  all_ports_.reset();
   for (const auto& port : ports_) port->Close();
 }
 
