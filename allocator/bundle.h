@@ -10,7 +10,7 @@
 
 #include "allocator/hold.h"
 #include "allocator/hold_moves.h"
-#include "allocator/mutation.h"
+#include "base/mutation.h"
 #include "allocator/page_word.h"
 #include "allocator/part_name.h"
 #include "allocator/segment_layout.h"

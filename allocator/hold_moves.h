@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "allocator/hold.h"
-#include "allocator/mutation.h"
+#include "base/mutation.h"
 #include "base/check.h"
 
 namespace handoff {

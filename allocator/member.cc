@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "allocator/reclaim.h"
+#include "allocator/table_reclaim.h"
 
 namespace handoff {
 
@@ -444,20 +445,8 @@ bool Member::ReclaimMember(MemberId victim) {
   // Rings before words: what the victim had sent stays deliverable.
   rings_->Reclaim(victim, MemberNames(*this));
   ReclaimCount count;
-  // The words of references first: the pages of their groups are freed only with their last word.
-  if (!ReclaimReferences(victim)) return true;
-  SegmentReclaim<RealSync> groups(group_rows_->view(), session_->members());
-  ReclaimCount rows;
-  groups.Member(victim, &rows);
-  SegmentReclaim<RealSync> bundles(bundle_rows_->view(), session_->members());
-  bundles.Member(victim,
-                 [&](uint32_t page, PageWord, HoldMoves<RealSync>::Word& word, HoldWord& seen) {
-                   bundles_->Free(page, seen, [&] { return bundles.StillDead(victim); });
-                   const HoldWord now = HoldMoves<RealSync>::Load(word);
-                   if (now == seen) return !bundles.StillDead(victim);
-                   seen = now;
-                   return now.IsFree();
-                 });
+  if (!ReclaimGroups(group_rows_->view(), *groups_, session_->members(), victim)) return true;
+  if (!ReclaimBundles(bundle_rows_->view(), *bundles_, session_->members(), victim)) return true;
   for (const SegmentInfo& info : session_->Segments()) {
     if (SegmentAt(info.row) == nullptr) return false;  // no room to map it now: asked again
   }
@@ -470,35 +459,7 @@ bool Member::ReclaimMember(MemberId victim) {
   return true;
 }
 
-bool Member::ReclaimReferences(MemberId victim) {
-  const SegmentView<RealSync>& view = group_rows_->view();
-  const SegmentReclaim<RealSync> reclaim(view, session_->members());
-  for (uint32_t page = 0; page < view.backed_pages(); ++page) {
-    const PageWord head = view.LoadPage(page);
-    if (!head.IsHead() || head.size_class() != kLargeClass) continue;
-    const uint32_t count = groups_->WordCount(page);
-    for (uint32_t i = 0; i < count; ++i) {
-      const auto free_word = [&](HoldWord& seen) {
-        if (groups_->ReleaseOfNobody(page, i, seen)) return true;
-        seen = HoldMoves<RealSync>::Load(groups_->ReferenceWord(page, i));
-        return false;
-      };
-      if (!reclaim.Word(groups_->ReferenceWord(page, i), victim, free_word)) return false;
-    }
-  }
-  return true;
-}
-
-void Member::SweepGroups() {
-  const SegmentView<RealSync>& view = group_rows_->view();
-  for (uint32_t page = 0; page < view.backed_pages(); ++page) {
-    const PageWord head = view.LoadPage(page);
-    if (!head.IsHead() || head.size_class() != kLargeClass) continue;
-    if (HoldMoves<RealSync>::Load(view.large_hold(page)).state() == HoldState::kLive) {
-      groups_->Sweep(page);
-    }
-  }
-}
+void Member::SweepGroups() { handoff::SweepGroups(group_rows_->view(), *groups_); }
 
 void Member::Tick() {
   rings_->Tick(MemberNames(*this));

@@ -208,7 +208,6 @@ class Member : private MemberHooks {
   void StopMoves() override {}
   // A reference whose word is ours now, if its block has room for what its name says.
   std::optional<Reference> Taken(const PartName& name, std::optional<HoldWord> held);
-  bool ReclaimReferences(MemberId victim);
   void RetireSegments();
   void SweepGroups();
 

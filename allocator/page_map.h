@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <optional>
 
-#include "allocator/mutation.h"
 #include "allocator/page_word.h"
 #include "allocator/segment_view.h"
 #include "base/crash_point.h"
+#include "base/mutation.h"
 
 namespace handoff {
 
@@ -104,7 +104,7 @@ class PageMap {
         view.LoadRun(head) != run) {
       return;
     }
-    Swap(view, static_cast<uint32_t>(page), tail, tail.GivenBack());
+    Swap(view, static_cast<uint32_t>(page), tail, GivenBack(tail));
   }
 
   // Frees the pending span at `head`, seen with the word `pending`; see above. `still_dead` is
@@ -117,7 +117,7 @@ class PageMap {
       const uint32_t pages = run.PagesOf(pending);
       if (pages <= 1) {  // 2
         PageWord seen = pending;
-        Swap(view, head, seen, pending.GivenBack());
+        Swap(view, head, seen, GivenBack(pending));
         HANDOFF_CRASH_POINT("page_map.free_pending.after_head");
         return;
       }
@@ -127,7 +127,7 @@ class PageMap {
         if (tail.IsTail()) {
           if (view.LoadRun(head) != run) continue;
           if (!still_dead()) return;
-          Swap(view, static_cast<uint32_t>(page), tail, tail.GivenBack());
+          Swap(view, static_cast<uint32_t>(page), tail, GivenBack(tail));
           HANDOFF_CRASH_POINT("page_map.free_pending.after_tail");
         }
       }
@@ -169,6 +169,10 @@ class PageMap {
  private:
   static constexpr uint32_t TailDistance(uint32_t class_id, uint32_t i) {
     return class_id == kLargeClass ? 0 : i;
+  }
+  static PageWord GivenBack(PageWord word) {
+    const PageWord free = word.GivenBack();
+    return Mutated<Sync>(Mutation::kNoPageGeneration) ? SameGeneration(free, word) : free;
   }
   static PageWord SameGeneration(PageWord word, PageWord as) {
     return PageWord((word.raw() & ((uint64_t{1} << 27) - 1)) | (as.generation() << 27));

@@ -10,6 +10,7 @@
 #include "allocator/segment_view.h"
 #include "base/barrier.h"
 #include "base/crash_point.h"
+#include "base/mutation.h"
 #include "control_queue/member_table.h"
 
 namespace handoff {

@@ -7,9 +7,9 @@
 #include <optional>
 
 #include "allocator/hold_moves.h"
-#include "allocator/mutation.h"
 #include "allocator/part_name.h"
 #include "base/crash_point.h"
+#include "base/mutation.h"
 #include "control_queue/member_table.h"
 #include "control_queue/spsc_ring.h"
 
@@ -65,6 +65,29 @@ class RingReclaim {
       concerned = true;
     }
     return concerned;
+  }
+
+  // The end of a living consumer that closes early, by itself; `word` is the ring's, open. What is
+  // unread is taken back by the producer, or freed here where that has gone.
+  void CloseConsumer(SpscRing<Sync>& ring, RingWord word, MemberId self) const {
+    const uint64_t generation = word.generation();
+    while (word.generation() == generation && !word.consumer_gone()) {
+      if (word.producer_gone()) {
+        // Nobody else will look at what is left.
+        RingConsumer<Sync> consumer(ring);
+        RingBody body;
+        for (uint64_t i = 0; i <= ring.capacity() && consumer.Peek(&body) == RingLook::kReady;
+             ++i) {
+          const PartName name = PartName::FromPacked({body.word, body.tag});
+          if (typename Moves::Word* hold = names_.Find(name); hold != nullptr) {
+            const std::optional<HoldWord> held = Moves::Accept(*hold, name.generation, self.slot);
+            if (held.has_value()) names_.Release(name, *held);
+          }
+          consumer.Advance();
+        }
+      }
+      if (ring.SetConsumerGone(&word)) break;
+    }
   }
 
   // The end of a living producer that closes, by itself: as for a dead one, but without the look at

@@ -245,23 +245,7 @@ void RingTable::CloseUnread(const Names& names) {
 template <class Names>
 void RingTable::CloseConsumer(const RingInfo& info, const Names& names) {
   SpscRing<RealSync> ring = Ring(info.row, info.entries);
-  RingWord word = info.word;
-  while (word.generation() == info.word.generation() && !word.consumer_gone()) {
-    if (word.producer_gone()) {
-      // Nobody else will look at what is left.
-      RingConsumer<RealSync> consumer(ring);
-      RingBody body;
-      for (uint64_t i = 0; i <= info.entries && consumer.Peek(&body) == RingLook::kReady; ++i) {
-        const PartName name = PartName::FromPacked({body.word, body.tag});
-        if (auto* hold = names.Find(name); hold != nullptr) {
-          const auto held = HoldMoves<RealSync>::Accept(*hold, name.generation, self().slot);
-          if (held.has_value()) names.Release(name, *held);
-        }
-        consumer.Advance();
-      }
-    }
-    if (ring.SetConsumerGone(&word)) break;
-  }
+  RingReclaim<RealSync, Names>(members(), names).CloseConsumer(ring, info.word, self());
   HANDOFF_CRASH_POINT("ring_table.after_consumer_gone");
   RingEndGone(info);
 }

@@ -182,7 +182,7 @@ class SegmentView {
     ForgetWaiters();
   }
   void ForgetWaiters() const {
-    if (AnyWaiting()) return;
+    if (header_->waiters.load(std::memory_order_acquire) == 0 || AnyWaiting()) return;
     header_->waiters.store(0, std::memory_order_release);                    // 1
     Sync::FullFence();                                                       // 2
     if (AnyWaiting()) header_->waiters.store(1, std::memory_order_release);  // 3

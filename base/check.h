@@ -63,6 +63,10 @@
 
 namespace handoff::internal {
 
+// For a test that looks for failures by itself: called with the line instead, and does not return.
+// Null: as above.
+extern void (*on_check_failure)(const std::string& text);
+
 // Collects the message; the destructor prints it and aborts.
 class CheckFailure {
  public:

@@ -14,6 +14,7 @@
 
 #include "base/cache_line.h"
 #include "base/check.h"
+#include "base/mutation.h"
 #include "base/sync.h"
 #include "control_queue/member_id.h"
 
@@ -317,6 +318,9 @@ class RingProducer {
     HANDOFF_DCHECK_LT(tail_ - head_, ring_.capacity());
     HANDOFF_DCHECK_EQ(body.tag >> RingBody::kTagBits, 0u);
     RingEntry<Sync>& entry = ring_.EntryOf(tail_);
+    if (Mutated<Sync>(Mutation::kPublishBeforeBody)) {
+      entry.seal.store(ring_.SealOf(tail_, body.tag), std::memory_order_release);
+    }
     entry.word.store(body.word, std::memory_order_relaxed);
     entry.seal.store(ring_.SealOf(tail_, body.tag), std::memory_order_release);
     ++tail_;
@@ -409,7 +413,9 @@ class RingConsumer {
       // Step 5. Also if nothing is there: the lap may be that of an entry written after this one
       // was taken back.
       Sync::AcquireFence();
-      head = ring_.header_->head.load(std::memory_order_acquire);
+      if (!Mutated<Sync>(Mutation::kNoSecondLookAtHead)) {
+        head = ring_.header_->head.load(std::memory_order_acquire);
+      }
       if (head == head_) return published ? RingLook::kReady : RingLook::kWait;
     }
   }
@@ -432,6 +438,7 @@ std::optional<RingWord> SpscRing<Sync>::Open(uint32_t opener, const RingEnds& en
   for (uint64_t i = 0; i <= mask_; ++i) {
     auto& seal = entries_[i].seal;
     // Only what was used, so that a new ring's memory is not touched before its time.
+    if (Mutated<Sync>(Mutation::kRestartAtLapOne)) break;
     if (seal.load(std::memory_order_relaxed) != 0) seal.store(0, std::memory_order_release);
   }
   header_->producer.store(ends.producer.Packed(), std::memory_order_release);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef HANDOFF_ALLOCATOR_MUTATION_H_
-#define HANDOFF_ALLOCATOR_MUTATION_H_
+#ifndef HANDOFF_BASE_MUTATION_H_
+#define HANDOFF_BASE_MUTATION_H_
 
 namespace handoff {
 
@@ -14,7 +14,7 @@ enum class Mutation {
   kNoRowLook,            // reclaim: load, CAS, no look at the row between
   kProbeBeforeRow,       // the life byte is probed first, the row loaded second
   kStealFreePages,       // wholly free pages are taken from a living owner
-  kRestartAtLapOne,      // a ring used again begins at lap 1
+  kRestartAtLapOne,      // a ring used again keeps the laps of its former use
   kLookThenGone,         // consumer looks at the entry, then at producer gone
   kNoDrain,              // nobody drains a living sender's ring to a dead receiver
   kNoRelabel,            // published words of a dead sender stay sent(dead -> receiver)
@@ -42,4 +42,4 @@ constexpr bool Mutated(Mutation mutation) {
 
 }  // namespace handoff
 
-#endif  // HANDOFF_ALLOCATOR_MUTATION_H_
+#endif  // HANDOFF_BASE_MUTATION_H_
