@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/segment.h"
 
+#include <atomic>
 #include <cstring>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "allocator/audit.h"
 #include "allocator/testing/plain_segment.h"
+#include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -137,6 +140,41 @@ TEST(SegmentTest, WaitsUntilAnotherMemberReleases) {
   ExpectWhole(memory, *segment);
 }
 
+TEST(SegmentTest, AReleaseEndsAWaitAtOnceAndNotWithItsSlice) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  auto other = memory.Join(2);
+  // Half a slice: one that begins to wait right before the release would sleep twice as long
+  // without it.
+  constexpr absl::Duration kLimit = absl::Milliseconds(25);
+  constexpr int kTimes = 11;
+  int at_once = 0;
+  for (int i = 0; i < kTimes; ++i) {
+    const Block theirs = MustAllocate(*other, 6 << 20);
+    std::atomic<int64_t> released_ns{0};
+    std::thread releaser([&] {
+      while (memory.view().header().waiters.load(std::memory_order_relaxed) == 0) {
+        std::this_thread::yield();
+      }
+      // Now it looks once more, and sleeps.
+      absl::SleepFor(absl::Milliseconds(2));
+      released_ns.store(MonotonicClock().NowNanoseconds(), std::memory_order_relaxed);
+      other->Release(theirs);
+    });
+    const auto block = segment->Allocate(4 << 20, 64, Deadline::After(absl::Seconds(60)));
+    const int64_t now_ns = MonotonicClock().NowNanoseconds();
+    releaser.join();
+    ASSERT_TRUE(block.ok()) << block.status().ToString();
+    const absl::Duration waited =
+        absl::Nanoseconds(now_ns - released_ns.load(std::memory_order_relaxed));
+    if (waited < kLimit) ++at_once;
+    segment->Release(*block);
+    segment->Trim();
+  }
+  // Not all: a busy machine may have let a thread wait.
+  EXPECT_GT(at_once, kTimes / 2);
+}
+
 TEST(SegmentTest, OneThreadThatStopsWaitingDoesNotSpeakForTheOthers) {
   PlainSegmentMemory memory(kSegmentBytes);
   auto segment = memory.Join(1);
@@ -220,6 +258,50 @@ TEST(SegmentTest, ReusesItsOwnBlocksLastInFirstOut) {
     EXPECT_GT(again.hold.generation(), second.hold.generation());
     segment->Release(again);
   }
+}
+
+TEST(SegmentTest, ReusesItsOwnBlocksLastInFirstOutWhateverTheirSpan) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  std::vector<Block> blocks;
+  // A few spans of them.
+  for (int i = 0; i < 3000; ++i) blocks.push_back(MustAllocate(*segment, 64));
+  for (const size_t i : {2999, 0, 1500}) segment->Release(blocks[i]);
+  for (const size_t i : {1500, 0, 2999}) {
+    const Block again = MustAllocate(*segment, 64);
+    EXPECT_EQ(again.id, blocks[i].id);
+    blocks[i] = again;
+  }
+  for (const Block& block : blocks) segment->Release(block);
+  ExpectWhole(memory, *segment);
+}
+
+TEST(SegmentTest, KeepsOnlyABoundedPartOfWhatItHasReleased) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  auto other = memory.Join(2);
+  std::vector<Block> blocks;
+  for (const uint64_t size : {64, 1000, 5000, 30000, 70000, 500000}) {
+    uint64_t sum = 0;
+    for (; sum < 6 << 20; sum += size) {
+      Block block;
+      if (segment->TryAllocate(size, 64, &block) != AllocateResult::kOk) break;
+      blocks.push_back(block);
+    }
+    for (const Block& block : blocks) segment->Release(block);
+    blocks.clear();
+  }
+  // Nobody has to wait for a tick to get most of it.
+  uint64_t free_bytes = 0;
+  Block block;
+  while (other->TryAllocate(64 << 10, 64, &block) == AllocateResult::kOk) {
+    free_bytes += block.size_bytes;
+    blocks.push_back(block);
+  }
+  EXPECT_GE(free_bytes, kSegmentBytes / 2);
+  for (const Block& each : blocks) other->Release(each);
+  other->Trim();
+  ExpectWhole(memory, *segment);
 }
 
 TEST(SegmentTest, HandsABlockOverExactlyOnce) {

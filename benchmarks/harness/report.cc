@@ -34,32 +34,80 @@ void Report::Head() {
       "| --- | --- |\n");
 }
 
-void Report::Line(std::string_view what, Placement placement, const Samples& ours,
-                  const Samples& base, double target, bool at_least) {
+void Report::Row(std::string_view what, std::string_view placement, std::string_view ours,
+                 std::string_view base, std::string_view ratio, std::string_view target, bool met) {
+  const bool judged = !target.empty();
+  if (judged) ++(met ? met_ : missed_);
+  Print(absl::StrFormat("| %s | %s | %s | %s | %s | %s | %s |\n", what, placement, ours, base,
+                        ratio, target,
+                        !judged ? ""
+                        : met   ? "met"
+                                : "NOT MET"));
+}
+
+void Report::Line(std::string_view what, std::string_view placement, const Samples& ours,
+                  const Samples& base, Target kind, double target) {
   const auto our_median = ours.Median(least_bursts_);
   const auto base_median = base.Median(least_bursts_);
   if (!our_median.has_value() || !base_median.has_value()) return;
-  const double ratio = at_least ? *base_median / *our_median : *our_median / *base_median;
-  const bool met = at_least ? ratio >= target : ratio <= target;
-  ++(met ? met_ : missed_);
-  Print(absl::StrFormat("| %s | %s | %s | %s | %.2f | %s %.3g | %s |\n", what,
-                        PlacementName(placement), Nanoseconds(*our_median),
-                        Nanoseconds(*base_median), ratio, at_least ? ">=" : "<=", target,
-                        met ? "met" : "NOT MET"));
+  const bool at_most = kind == Target::kAtMost;
+  const double ratio = at_most ? *our_median / *base_median : *base_median / *our_median;
+  const std::string wanted = kind == Target::kNone ? std::string()
+                             : at_most             ? absl::StrFormat("<= %.3g", target)
+                                                   : absl::StrFormat(">= %.3g", target);
+  Row(what, placement, Nanoseconds(*our_median), Nanoseconds(*base_median),
+      absl::StrFormat("%.2f", ratio), wanted, at_most ? ratio <= target : ratio >= target);
 }
 
-void Report::Compare(std::string_view what, const Measured& ours, const Measured& base,
-                     double target, bool at_least) {
+void Report::Compare(std::string_view what, const Measured& ours, const Measured& base, Target kind,
+                     double target) {
   for (const Placement placement : kPlacements) {
-    Line(what, placement, ours.MessageNs(placement), base.MessageNs(placement), target, at_least);
+    Line(what, PlacementName(placement), ours.MessageNs(placement), base.MessageNs(placement), kind,
+         target);
   }
+}
+
+void Report::Note(std::string_view what, const Measured& ours, const Measured& base) {
+  Compare(what, ours, base, Target::kNone, 0);
+}
+
+void Report::AtLeast(std::string_view what, const Samples& ours, const Samples& base,
+                     double target) {
+  Line(what, "", ours, base, Target::kAtLeast, target);
+}
+
+void Report::Note(std::string_view what, const Samples& ours, const Samples& base) {
+  Line(what, "", ours, base, Target::kNone, 0);
+}
+
+void Report::NanosecondsAtMost(std::string_view what, const Measured& ours, double limit) {
+  for (const Placement placement : kPlacements) {
+    const auto median = ours.MessageNs(placement).Median(least_bursts_);
+    if (!median.has_value()) continue;
+    Row(what, PlacementName(placement), Nanoseconds(*median), "", "", "<= " + Nanoseconds(limit),
+        *median <= limit);
+  }
+}
+
+void Report::MillisecondsAtMost(std::string_view what, const Samples& ours, double limit) {
+  const auto median = ours.Median();
+  if (!median.has_value()) return;
+  Row(absl::StrFormat("%s (p90 %.3f ms, worst %.3f ms of %d)", what, *ours.Percentile(0.9),
+                      *ours.Percentile(1), ours.count()),
+      "", absl::StrFormat("%.3f ms", *median), "", "", absl::StrFormat("<= %.3g ms", limit),
+      *median <= limit);
+}
+
+void Report::Fact(std::string_view what, std::string_view value, std::string_view target,
+                  bool met) {
+  Row(what, "", value, "", "", target, met);
 }
 
 void Report::LatencyAtMost(std::string_view what, const Measured& ours, const Measured& base,
                            double target) {
   for (const Placement placement : kPlacements) {
-    Line(what, placement, ours.LatencyNs(placement), base.LatencyNs(placement), target,
-         /*at_least=*/false);
+    Line(what, PlacementName(placement), ours.LatencyNs(placement), base.LatencyNs(placement),
+         Target::kAtMost, target);
   }
 }
 

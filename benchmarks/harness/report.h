@@ -26,12 +26,23 @@ class Report {
   // One line for each placement in which both were measured: the medians of both, `base` divided by
   // `ours`, and what that must be at least. 10: ten times as fast; 0.4: 2.5 times slower at most.
   void AtLeast(std::string_view what, const Measured& ours, const Measured& base, double target) {
-    Compare(what, ours, base, target, /*at_least=*/true);
+    Compare(what, ours, base, Target::kAtLeast, target);
   }
   // The same, with `ours` divided by `base`, and what that may be at most.
   void AtMost(std::string_view what, const Measured& ours, const Measured& base, double target) {
-    Compare(what, ours, base, target, /*at_least=*/false);
+    Compare(what, ours, base, Target::kAtMost, target);
   }
+  // The same, without a target: how many times as long `base` takes.
+  void Note(std::string_view what, const Measured& ours, const Measured& base);
+  // What one process did: of samples in nanoseconds, of no placement.
+  void AtLeast(std::string_view what, const Samples& ours, const Samples& base, double target);
+  void Note(std::string_view what, const Samples& ours, const Samples& base);
+  // The median itself, in nanoseconds for a message, or of samples in milliseconds.
+  void NanosecondsAtMost(std::string_view what, const Measured& ours, double limit);
+  void MillisecondsAtMost(std::string_view what, const Samples& ours, double limit);
+  // What is no time.
+  void Fact(std::string_view what, std::string_view value, std::string_view target, bool met);
+
   // Counts the medians of what side A has noted, not of bursts.
   void LatencyAtMost(std::string_view what, const Measured& ours, const Measured& base,
                      double target);
@@ -47,10 +58,15 @@ class Report {
   int missed() const { return missed_; }
 
  private:
-  void Compare(std::string_view what, const Measured& ours, const Measured& base, double target,
-               bool at_least);
-  void Line(std::string_view what, Placement placement, const Samples& ours, const Samples& base,
-            double target, bool at_least);
+  // What the ratio has to be.
+  enum class Target { kAtLeast, kAtMost, kNone };
+
+  void Compare(std::string_view what, const Measured& ours, const Measured& base, Target kind,
+               double target);
+  void Line(std::string_view what, std::string_view placement, const Samples& ours,
+            const Samples& base, Target kind, double target);
+  void Row(std::string_view what, std::string_view placement, std::string_view ours,
+           std::string_view base, std::string_view ratio, std::string_view target, bool met);
 
   const size_t least_bursts_;
   int met_ = 0;

@@ -52,6 +52,25 @@ TEST(ReportTest, AHandfulOfBurstsIsNoMeasurement) {
   EXPECT_EQ(report.met() + report.missed(), 0);
 }
 
+TEST(ReportTest, ANoteIsNeitherMetNorMissed) {
+  Report report;
+  report.Note("for people", Of("ours", 10, 0), Of("base", 1, 0));
+  EXPECT_EQ(report.met() + report.missed(), 0);
+}
+
+TEST(ReportTest, AFigureIsComparedWithItsLimit) {
+  Report report;
+  report.NanosecondsAtMost("both placements", Of("ours", 40, 41), 40);
+  EXPECT_EQ(report.met(), 1);
+  EXPECT_EQ(report.missed(), 1);
+  Samples milliseconds;
+  milliseconds.Add({0.5, 0.9, 20});
+  report.MillisecondsAtMost("the median counts", milliseconds, 1);
+  report.Fact("a fact", "17 bytes", "<= 16", false);
+  EXPECT_EQ(report.met(), 2);
+  EXPECT_EQ(report.missed(), 2);
+}
+
 TEST(ReportTest, ContendersAreFoundByName) {
   const std::vector<Measured> all = {Of("a", 1, 1), Of("b", 2, 2)};
   EXPECT_EQ(&Report::Find(all, "b"), &all[1]);
