@@ -96,13 +96,12 @@ class HoldMoves {
   // CAS, by the receiver of a handle with this generation: sent(any -> member) -> held(member).
   // Nothing when the handle is stale. Tried again when only the holder became kNobody meanwhile.
   static std::optional<HoldWord> Accept(Word& word, uint64_t generation, uint32_t member) {
-    return Accept(word, generation, member, Load(word));
-  }
-  // The same for who knows the sender: without a look first, which would fetch the line twice.
-  static std::optional<HoldWord> AcceptFrom(Word& word, uint64_t generation, uint32_t sender,
-                                            uint32_t member) {
-    return Accept(word, generation, member,
-                  HoldWord::Of(HoldState::kSent, generation, sender, member));
+    HoldWord seen = Load(word);
+    while (seen.IsSentTo(member) && seen.generation() == generation) {
+      const HoldWord held = seen.Accepted(member);
+      if (Swap(word, seen, held)) return held;
+    }
+    return std::nullopt;
   }
 
   // CAS, by a receiver on `channel`: posted(any -> channel) -> held(member).
@@ -142,14 +141,6 @@ class HoldMoves {
   }
 
  private:
-  static std::optional<HoldWord> Accept(Word& word, uint64_t generation, uint32_t member,
-                                        HoldWord seen) {
-    while (seen.IsSentTo(member) && seen.generation() == generation) {
-      const HoldWord held = seen.Accepted(member);
-      if (Swap(word, seen, held)) return held;
-    }
-    return std::nullopt;
-  }
   static void Expect(const Word& word, HoldWord held) {
     const HoldWord seen = Load(word);
     if (__builtin_expect(seen != held, 0)) internal::StopForMovedHold(seen, held);

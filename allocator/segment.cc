@@ -224,34 +224,40 @@ ShrinkResult Segment::Shrink(Block* block, uint64_t size_bytes) {
   return ShrinkResult::kOk;
 }
 
+std::optional<Block> Segment::Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
+  HoldMoves<RealSync>::Word* const hold = Find(id);
+  if (hold == nullptr) return std::nullopt;
+  return Taken(id, *hold, HoldMoves<RealSync>::Accept(*hold, generation, self_.slot), used_bytes);
+}
+
 std::optional<Block> Segment::AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                            uint64_t used_bytes) {
-  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  if (!location.has_value()) return std::nullopt;
-  return Taken(id, *location,
-               HoldMoves<RealSync>::AcceptPosted(*location->hold, generation, channel, self_.slot),
+  HoldMoves<RealSync>::Word* const hold = Find(id);
+  if (hold == nullptr) return std::nullopt;
+  return Taken(id, *hold, HoldMoves<RealSync>::AcceptPosted(*hold, generation, channel, self_.slot),
                used_bytes);
 }
 
 std::optional<Block> Segment::TakeBack(BlockId id, uint64_t generation) {
-  const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  if (!location.has_value()) return std::nullopt;
-  return Taken(id, *location,
-               HoldMoves<RealSync>::TakeBack(*location->hold, generation, self_.slot), 0);
+  HoldMoves<RealSync>::Word* const hold = Find(id);
+  if (hold == nullptr) return std::nullopt;
+  return Taken(id, *hold, HoldMoves<RealSync>::TakeBack(*hold, generation, self_.slot), 0);
 }
 
-std::optional<Block> Segment::TakenElsewhere(BlockId id, HoldMoves<RealSync>::Word& hold,
-                                             HoldWord held, uint64_t used_bytes) {
+bool Segment::Taken(BlockId id, HoldMoves<RealSync>::Word& hold, HoldWord held, uint64_t used_bytes,
+                    Block* out) {
+  HANDOFF_CRASH_POINT("segment.accept.after_hold");
+  // Now that the block is ours its span stays as it is.
   const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-  if (location.has_value() && location->hold == &hold && used_bytes <= location->size_bytes &&
-      location->offset_bytes + location->size_bytes <= size_bytes()) {
-    return Block{payload_ + location->offset_bytes, location->size_bytes, held, id, location->span};
+  if (location.has_value() && location->hold == &hold && used_bytes <= location->size_bytes) {
+    *out = {payload_ + location->offset_bytes, location->size_bytes, held, id, location->span};
+    return true;
   }
   // The sender lies, or the tables are damaged. Whatever was meant, the block is not lost.
   HoldMoves<RealSync>::Release(hold, held);
   FrequentFence();
   if (location.has_value()) LookAfter(location->span.head_page());
-  return std::nullopt;
+  return false;
 }
 
 void Segment::Tick() {

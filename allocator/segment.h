@@ -159,17 +159,31 @@ class Segment {
   }
   // What a handle names, if it was sent to this member and not taken yet; else nothing, whatever
   // the numbers: a stale or forged handle. `used_bytes` must not exceed the block.
-  std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes) {
-    return AcceptFrom(id, generation, used_bytes, kNobody);
-  }
-  // The same for who can guess the sender: then it takes one locked operation.
-  std::optional<Block> AcceptFrom(BlockId id, uint64_t generation, uint64_t used_bytes,
-                                  uint32_t sender) {
-    const std::optional<BlockLocation<RealSync>> location = view_.Locate(id);
-    if (!location.has_value()) return std::nullopt;
-    return Taken(id, *location,
-                 HoldMoves<RealSync>::AcceptFrom(*location->hold, generation, sender, self_.slot),
-                 used_bytes);
+  std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes);
+  // The same for who can guess the sender, so that the line of the hold is fetched once. False: the
+  // guess was wrong, or Accept() will fail as well.
+  [[gnu::always_inline]] bool AcceptFrom(uint32_t sender, BlockId id, uint64_t generation,
+                                         uint64_t used_bytes, Block* out) {
+    const PageWord page = view_.PageOf(id);
+    HoldMoves<RealSync>::Word* const hold = view_.FindHold(id, page);
+    if (__builtin_expect(hold == nullptr, 0)) return false;
+    HoldWord sent = HoldWord::Of(HoldState::kSent, generation, sender, self_.slot);
+    const HoldWord held = sent.Accepted(self_.slot);
+    if (__builtin_expect(!HoldMoves<RealSync>::Swap(*hold, sent, held), 0)) return false;
+    HANDOFF_CRASH_POINT("segment.accept.after_hold");
+    // Now that the block is ours its span stays as it is.
+    BlockLocation<RealSync> location;
+    if (__builtin_expect(view_.PageOf(id) != page || !view_.FindPlace(id, page, &location) ||
+                             used_bytes > location.size_bytes,
+                         0)) {
+      return Taken(id, *hold, held, used_bytes, out);
+    }
+    out->data = payload_ + location.offset_bytes;
+    out->size_bytes = location.size_bytes;
+    out->hold = held;
+    out->id = id;
+    out->span = location.span;
+    return true;
   }
   std::optional<Block> AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                     uint64_t used_bytes);
@@ -213,21 +227,16 @@ class Segment {
   HoldMoves<RealSync>::Word& HoldOf(const Block& block) const {
     return view_.HoldOf(block.id, block.span);
   }
-  // What a locked operation has made ours, at `location` if that was true.
-  std::optional<Block> Taken(BlockId id, const BlockLocation<RealSync>& location,
+  // The block whose hold a locked operation has just made ours. False: there is no such block, and
+  // the hold is free again.
+  bool Taken(BlockId id, HoldMoves<RealSync>::Word& hold, HoldWord held, uint64_t used_bytes,
+             Block* out);
+  std::optional<Block> Taken(BlockId id, HoldMoves<RealSync>::Word& hold,
                              std::optional<HoldWord> held, uint64_t used_bytes) {
-    if (!held.has_value()) return std::nullopt;
-    HANDOFF_CRASH_POINT("segment.accept.after_hold");
-    // Now that the block is ours its span stays as it is.
-    if (__builtin_expect(view_.IsStill(id, location) && used_bytes <= location.size_bytes &&
-                             location.offset_bytes + location.size_bytes <= size_bytes(),
-                         1)) {
-      return Block{payload_ + location.offset_bytes, location.size_bytes, *held, id, location.span};
-    }
-    return TakenElsewhere(id, *location.hold, *held, used_bytes);
+    Block block;
+    if (!held.has_value() || !Taken(id, hold, *held, used_bytes, &block)) return std::nullopt;
+    return block;
   }
-  std::optional<Block> TakenElsewhere(BlockId id, HoldMoves<RealSync>::Word& hold, HoldWord held,
-                                      uint64_t used_bytes);
   bool IsPossible(uint64_t size_bytes, uint64_t alignment) const;
   AllocateResult AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out);
   AllocateResult AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim, Block* out,

@@ -41,8 +41,6 @@ struct BlockLocation {
   uint64_t offset_bytes;  // of the payload
   uint64_t size_bytes;    // room of the block
   BlockSpan span;
-  PageWord page;  // of the page that the id names, as it was seen
-  RunWord run;    // of a large block
 };
 
 // The mapped tables of one segment, and the arithmetic on them. A value of pointers; owns nothing.
@@ -103,40 +101,46 @@ class SegmentView {
   // holds while the block is in use; who does not know that yet has the hold checked by generation
   // and locates again.
   std::optional<BlockLocation<Sync>> Locate(BlockId id) const {
-    const uint32_t page = id / kWordsPerPage;
-    if (page >= backed_pages()) return std::nullopt;
-    const PageWord word = LoadPage(page);
-    if (word.size_class() < kSmallClassCount) {
-      if (word.IsFree() || word.distance() > page) return std::nullopt;
-      const SizeClass& size_class = kSizeClasses[word.size_class()];
-      const uint32_t head = page - word.distance();
-      const uint32_t index = id - head * kWordsPerPage;
-      if (index >= size_class.count) return std::nullopt;
-      return BlockLocation<Sync>{&small_holds_[id],
-                                 head * kPageBytes + uint64_t{index} * size_class.block_bytes,
-                                 size_class.block_bytes,
-                                 BlockSpan(head, false),
-                                 word,
-                                 RunWord()};
-    }
-    if (!word.IsHead() || word.size_class() != kLargeClass || id % kWordsPerPage != 0) {
-      return std::nullopt;
-    }
-    const RunWord run = LoadRun(page);
-    const uint32_t pages = run.PagesOf(word);
-    if (pages > page_count_ - page) return std::nullopt;
-    return BlockLocation<Sync>{&large_holds_[page],
-                               page * kPageBytes,
-                               pages * kPageBytes,
-                               BlockSpan(page, true),
-                               word,
-                               run};
+    const PageWord page = PageOf(id);
+    BlockLocation<Sync> location;
+    location.hold = FindHold(id, page);
+    if (location.hold == nullptr || !FindPlace(id, page, &location)) return std::nullopt;
+    return location;
   }
-  // Whether Locate() would give the same again.
-  bool IsStill(BlockId id, const BlockLocation<Sync>& location) const {
+
+  // The same in steps. The word of the page that the id names: free if there is no such page.
+  [[gnu::always_inline]] PageWord PageOf(BlockId id) const {
     const uint32_t page = id / kWordsPerPage;
-    return LoadPage(page) == location.page &&
-           (!location.span.large() || LoadRun(page) == location.run);
+    return page < backed_pages() ? LoadPage(page) : PageWord();
+  }
+  // The word that is the hold of the block if there is one with this id; null: there is none.
+  [[gnu::always_inline]] Word* FindHold(BlockId id, PageWord page) const {
+    if (page.IsFree()) return nullptr;
+    if (__builtin_expect(page.size_class() < kSmallClassCount, 1)) return &small_holds_[id];
+    if (page.size_class() != kLargeClass || !page.IsHead() || id % kWordsPerPage != 0) {
+      return nullptr;
+    }
+    return &large_holds_[id / kWordsPerPage];
+  }
+  // Everything but the hold, where FindHold() has found one. False: there is no such block.
+  [[gnu::always_inline]] bool FindPlace(BlockId id, PageWord page,
+                                        BlockLocation<Sync>* location) const {
+    const uint32_t number = id / kWordsPerPage;
+    if (__builtin_expect(page.size_class() < kSmallClassCount, 1)) {
+      const SizeClass& size_class = kSizeClasses[page.size_class()];
+      const uint32_t head = number - page.distance();
+      const uint32_t index = id - head * kWordsPerPage;
+      if (page.distance() > number || index >= size_class.count) return false;
+      location->offset_bytes = head * kPageBytes + uint64_t{index} * size_class.block_bytes;
+      location->size_bytes = size_class.block_bytes;
+      location->span = BlockSpan(head, false);
+    } else {
+      const uint32_t pages = LoadRun(number).PagesOf(page);
+      location->offset_bytes = number * kPageBytes;
+      location->size_bytes = pages * kPageBytes;
+      location->span = BlockSpan(number, true);
+    }
+    return location->offset_bytes + location->size_bytes <= page_count_ * kPageBytes;
   }
 
   // The block that begins at this byte of the payload, if one can be there now; as Locate().

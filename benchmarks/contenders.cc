@@ -116,6 +116,12 @@ uint64_t Read(const Message& message) {
   return sum;
 }
 
+// Until the memory that goes round has been touched.
+uint64_t WarmUpFor(const ChannelOptions& options) {
+  constexpr uint64_t kBytesThatGoRound = uint64_t{32} << 20;
+  return std::clamp<uint64_t>(kBytesThatGoRound / options.size_bytes, 100, 500'000);
+}
+
 std::string NameOf(const ChannelOptions& options) {
   return options.carrier == CarrierKind::kRing ? "ring" : "ZeroMQ carrier";
 }
@@ -152,7 +158,8 @@ Contender OneWay(const ChannelOptions& options, Payload payload) {
               if (touch) HANDOFF_CHECK_NE(sum, 0u);
             };
           },
-          .yields = options.carrier == CarrierKind::kZeromq};
+          .yields = options.carrier == CarrierKind::kZeromq,
+          .warm_up_messages = WarmUpFor(options)};
 }
 
 Contender PartsOneWay(const ChannelOptions& options, uint32_t parts) {
@@ -181,7 +188,8 @@ Contender PartsOneWay(const ChannelOptions& options, uint32_t parts) {
               }
             };
           },
-          .yields = options.carrier == CarrierKind::kZeromq};
+          .yields = options.carrier == CarrierKind::kZeromq,
+          .warm_up_messages = WarmUpFor(options) / parts + 1};
 }
 
 Contender PublishTo(const ChannelOptions& options, uint32_t subscribers) {
@@ -215,7 +223,8 @@ Contender PublishTo(const ChannelOptions& options, uint32_t subscribers) {
                 for (Socket* socket : sockets) Receive(*socket, &message, deadline);
               }
             };
-          }};
+          },
+          .warm_up_messages = WarmUpFor(options)};
 }
 
 Contender RoundTrip(const ChannelOptions& options) {

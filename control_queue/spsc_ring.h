@@ -305,25 +305,26 @@ class RingProducer {
   // Step 1: is there room for `count` entries, up to the capacity? Reads only own memory unless the
   // ring looks full.
   RingLook HasRoom(uint64_t count = 1) {
-    if (tail_ + count - head_ <= ring_.capacity()) [[likely]]
+    if (published() + count - head_ <= ring_.capacity()) [[likely]]
       return RingLook::kReady;
     const RingLook look = LoadHead();
     if (look != RingLook::kReady) return look;
-    return tail_ + count - head_ <= ring_.capacity() ? RingLook::kReady : RingLook::kWait;
+    return published() + count - head_ <= ring_.capacity() ? RingLook::kReady : RingLook::kWait;
   }
 
   // Steps 2 and 3, once for each entry that HasRoom() has said there is room for. After the last
   // one of a batch the caller looks whether the consumer sleeps.
   void Publish(const RingBody& body) {
-    HANDOFF_DCHECK_LT(tail_ - head_, ring_.capacity());
+    const uint64_t tail = published();
+    HANDOFF_DCHECK_LT(tail - head_, ring_.capacity());
     HANDOFF_DCHECK_EQ(body.tag >> RingBody::kTagBits, 0u);
-    RingEntry<Sync>& entry = ring_.EntryOf(tail_);
+    RingEntry<Sync>& entry = ring_.EntryOf(tail);
     if (Mutated<Sync>(Mutation::kPublishBeforeBody)) {
-      entry.seal.store(ring_.SealOf(tail_, body.tag), std::memory_order_release);
+      entry.seal.store(ring_.SealOf(tail, body.tag), std::memory_order_release);
     }
     entry.word.store(body.word, std::memory_order_relaxed);
-    entry.seal.store(ring_.SealOf(tail_, body.tag), std::memory_order_release);
-    ++tail_;
+    entry.seal.store(ring_.SealOf(tail, body.tag), std::memory_order_release);
+    tail_.store(tail + 1, std::memory_order_relaxed);
   }
 
   struct Oldest {
@@ -337,7 +338,7 @@ class RingProducer {
   RingLook PeekOldest(Oldest* oldest) {
     const RingLook look = LoadHead();
     if (look != RingLook::kReady) return look;
-    if (head_ == tail_) return RingLook::kWait;
+    if (head_ == published()) return RingLook::kWait;
     *oldest = {.index = head_, .body = {}};
     // Own stores, so the lap is right, unless somebody else has written into the ring.
     return ring_.Read(head_, &oldest->body) ? RingLook::kReady : RingLook::kCorrupt;
@@ -353,22 +354,25 @@ class RingProducer {
   }
 
   // How many entries are still in the ring, as far as this end knows: never too few.
-  uint64_t UnreceivedAtMost() const { return tail_ - head_; }
+  uint64_t UnreceivedAtMost() const { return published() - head_; }
+
+  // How many entries were published in this use. Any thread.
+  uint64_t published() const { return tail_.load(std::memory_order_relaxed); }
 
  private:
   // kReady: `head_` is what the ring says.
   RingLook LoadHead() {
     const uint64_t head = ring_.header_->head.load(std::memory_order_acquire);
     // An honest head neither goes back nor overtakes. Unsigned, so one comparison tells both.
-    if (head - head_ > tail_ - head_) [[unlikely]]
+    if (head - head_ > published() - head_) [[unlikely]]
       return RingLook::kCorrupt;
     head_ = head;
     return RingLook::kReady;
   }
 
   SpscRing<Sync> ring_;
-  uint64_t head_ = 0;  // a head seen before; never above the true one
-  uint64_t tail_ = 0;  // index of the next entry to publish
+  uint64_t head_ = 0;              // a head seen before; never above the true one
+  std::atomic<uint64_t> tail_{0};  // index of the next entry to publish; stored by this end only
 };
 
 // The consumer's end of an open ring. One at a time, and one thread at a time. May be made at any

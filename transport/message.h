@@ -9,6 +9,7 @@
 
 #include "allocator/block.h"
 #include "allocator/hold.h"
+#include "allocator/part_name.h"
 #include "allocator/segment.h"
 
 namespace handoff {
@@ -122,6 +123,18 @@ class MessageAccess {
     message->member_ = nullptr;
     message->block_ = block;
     message->size_ = size_bytes;
+  }
+  // The same with a block that was sent to this member, as Segment::AcceptFrom(); `used_bytes` of
+  // the name is not zero.
+  [[gnu::always_inline]] static bool AcceptInto(Message* message, Segment& segment, uint32_t sender,
+                                                const PartName& name) {
+    if (!segment.AcceptFrom(sender, name.row, name.generation, name.used_bytes, &message->block_)) {
+      return false;
+    }
+    message->segment_ = &segment;
+    message->member_ = nullptr;
+    message->size_ = name.used_bytes;
+    return true;
   }
   // A reference that `member` holds, `index` of group `view.id`, under `view.hold`, into an empty
   // message; `view` has the bytes that it stands for.

@@ -6,8 +6,6 @@
 #include <utility>
 
 #include "allocator/block.h"
-#include "allocator/segment.h"
-#include "base/crash_point.h"
 
 namespace handoff::internal {
 
@@ -42,15 +40,14 @@ RingReceiver::Result RingReceiver::TakeFromSource(Source& source, Message* messa
       return Result::kNothing;
     }
     const PartName name = PartName::FromPacked({body.word, body.tag});
-    ++source.number;
     const bool taken = Take(source, name, message, parts);
     Advance(source);
     if (__builtin_expect(taken, 1)) {
-      source.messages.Add(1);
       source.bytes.Add(name.used_bytes);
-      *arrival = {name, source.info.producer, source.number};
+      *arrival = {name, source.info.producer, source.taken.value()};
       return Result::kReceived;
     }
+    source.dropped.Add(1);
   }
 }
 
@@ -80,12 +77,6 @@ bool RingReceiver::Take(Source& source, const PartName& name, Message* message,
   }
   if (on_fault_ != nullptr) on_fault_(Fault::kStale, source.info.ends.producer);
   return false;
-}
-
-void RingReceiver::Advance(Source& source) {
-  source.consumer.Advance();  // 3
-  HANDOFF_CRASH_POINT("ring.receive.after_advance");
-  if (__builtin_expect(++source.advanced >= source.wake_after, 0)) Wake(source);
 }
 
 void RingReceiver::Wake(Source& source) {
@@ -176,7 +167,7 @@ std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
     RingPeerStatistics one;
     one.peer = source->info.producer;
     one.member = source->info.ends.producer;
-    one.messages = source->messages.value();
+    one.messages = source->taken.value() - source->dropped.value();
     one.bytes = source->bytes.value();
     one.gone = word.generation() != source->info.word.generation() || word.producer_gone() ||
                !table_.members().Alive(one.member);

@@ -7,9 +7,6 @@
 #include <string_view>
 #include <utility>
 
-#include "allocator/segment.h"
-#include "base/crash_point.h"
-
 namespace handoff::internal {
 
 namespace {
@@ -52,7 +49,7 @@ RingSender::Peer* RingSender::NextWithRoom() {
 
 uint64_t RingSender::MessagesTo(EndpointId to) const {
   for (const auto& peer : peers_) {
-    if (peer->info.id == to) return peer->published;
+    if (peer->info.id == to) return peer->producer.published();
   }
   return 0;
 }
@@ -78,11 +75,9 @@ void RingSender::Publish(Peer& peer, const Parcel& parcel, uint64_t size_bytes) 
   const PartName::Words words = Mark(member_, parcel, peer.receiver).Packed();  // 2
   HANDOFF_CRASH_POINT("ring.send.after_mark");
   peer.producer.Publish({words.word, words.tag});  // 3
-  ++peer.published;
   HANDOFF_CRASH_POINT("ring.send.after_publish");
   table_.FrequentFence();
   RingTable::Wake(*peer.door);  // 4
-  peer.messages.Add(1);
   peer.bytes.Add(size_bytes);
   last_receiver_ = peer.info.id;
 }
@@ -306,8 +301,9 @@ void RingSender::TakeBackAll(Peer& peer) {
     (void)peer.producer.TakeBack(oldest);
   }
   // The cursor is nonsense, but what we have published is known.
+  const uint64_t published = peer.producer.published();
   const uint64_t unread = std::min(peer.producer.UnreceivedAtMost(), peer.ring_info.entries);
-  for (uint64_t i = peer.published - unread; i < peer.published; ++i) {
+  for (uint64_t i = published - unread; i < published; ++i) {
     const auto body = peer.producer.ring().ReadPublished(i);
     if (body.has_value()) take(*body);
   }
@@ -429,7 +425,7 @@ std::vector<RingPeerStatistics> RingSender::Statistics() const {
     RingPeerStatistics one;
     one.peer = peer->info.id;
     one.member = peer->info.member;
-    one.messages = peer->messages.value();
+    one.messages = peer->producer.published();
     one.bytes = peer->bytes.value();
     const auto look = peer->producer.ring().Look();
     const uint64_t head = look.has_value() ? look->head : 0;

@@ -221,8 +221,7 @@ class SideA {
     const double wanted_ns = absl::ToDoubleNanoseconds(options_.burst);
     const uint64_t most = contenders_[contender].most_messages;
     Measured nobody;
-    // Connections are made, memory is touched.
-    Turn(contender, 1, nobody);
+    Turn(contender, std::min(contenders_[contender].warm_up_messages, most), nobody);
     for (uint64_t messages = 1;; messages = std::min(messages * 2, most)) {
       double ns = wanted_ns;
       // The faster one, so that one interruption does not end the search.

@@ -38,7 +38,11 @@ struct Contender {
   // where a process was made to wait for its core.
   bool yields = false;
 
-  // For a burst, at most: where what is made in it takes memory.
+  // So many messages first, in one burst that does not count: connections are made, and memory is
+  // touched that is used again later.
+  uint64_t warm_up_messages = 1000;
+
+  // For a burst, at most.
   uint64_t most_messages = uint64_t{1} << 24;
 };
 
