@@ -187,6 +187,12 @@ class Segment {
   }
   std::optional<Block> AcceptPosted(BlockId id, uint64_t generation, uint32_t channel,
                                     uint64_t used_bytes);
+  // Begins to fetch the hold of a block that is soon to be accepted, however wrong the id.
+  void PrefetchHold(BlockId id) const {
+    if (auto* const hold = view_.FindHold(id, view_.PageOf(id)); hold != nullptr) {
+      __builtin_prefetch(hold, /*rw=*/1);
+    }
+  }
   // Takes back what this member has sent and nobody has accepted; nothing when somebody has.
   std::optional<Block> TakeBack(BlockId id, uint64_t generation);
 

@@ -395,6 +395,14 @@ class RingConsumer {
     return ring_.Read(head_, body) ? RingLook::kReady : RingLook::kWait;
   }
 
+  // The entry `ahead` places behind the next one, if it is published: may be out of date at once,
+  // so it is of use for preparations only.
+  std::optional<RingBody> PeekAhead(uint64_t ahead) const {
+    RingBody body;
+    if (!ring_.Read(head_ + ahead, &body)) return std::nullopt;
+    return body;
+  }
+
   // Step 6 for the entry that the last Peek() has returned. Afterwards the caller looks whether the
   // producer sleeps.
   void Advance() {

@@ -19,6 +19,7 @@
 #include "base/biased_lock.h"
 #include "base/fork_guard.h"
 #include "base/futex.h"
+#include "base/sync.h"
 #include "transport/door_watch.h"
 #include "transport/parcel.h"
 #include "transport/ring_receiver.h"
@@ -157,10 +158,22 @@ class RingCarrier final : public Carrier, public RingUser {
   Readiness LookOnce();
 
   // After a first attempt that failed.
-  template <class Attempt>
-  SocketResult WaitFor(const Deadline& deadline, Attempt attempt);
-  template <class Attempt>
-  SocketResult WaitToSend(const Deadline& deadline, Attempt attempt);
+  template <class Quick, class Attempt>
+  SocketResult WaitFor(const Deadline& deadline, Quick quick, Attempt attempt);
+  template <class Quick, class Attempt>
+  SocketResult WaitToSend(const Deadline& deadline, Quick quick, Attempt attempt);
+  // Tries some more before anything is done that takes time, unless the socket is not to spin: a
+  // peer that is awake as well mostly needs less than a microsecond.
+  template <class Quick>
+  bool TryAgain(Quick quick) const {
+    constexpr int kTurns = 32;
+    if (spin_ns_ == 0) return false;
+    for (int i = 0; i < kTurns; ++i) {
+      RealSync::Pause();
+      if (quick()) return true;
+    }
+    return false;
+  }
 
   const CarrierContext context_;
   Member& member_;
@@ -363,12 +376,13 @@ Readiness RingCarrier::Look() {
 
 // Messages.
 
-template <class Attempt>
-SocketResult RingCarrier::WaitFor(const Deadline& deadline, Attempt attempt) {
+template <class Quick, class Attempt>
+SocketResult RingCarrier::WaitFor(const Deadline& deadline, Quick quick, Attempt attempt) {
   Door* const door = door_.load(std::memory_order_relaxed);
   bool usable = true;
   const WaitResult result = WaitAtDoor(
-      *door, spin_ns_, deadline, attempt, [&] { return !usable || context_.TakeInterruption(); },
+      *door, spin_ns_, deadline, quick, attempt,
+      [&] { return !usable || context_.TakeInterruption(); },
       [&] {
         usable = member_.Usable().ok();
         receiver_.RefreshSoon();
@@ -421,10 +435,10 @@ SocketResult RingCarrier::TrySend(Message& message) {
   return SocketResult::kWouldBlock;
 }
 
-template <class Attempt>
-SocketResult RingCarrier::WaitToSend(const Deadline& deadline, Attempt attempt) {
+template <class Quick, class Attempt>
+SocketResult RingCarrier::WaitToSend(const Deadline& deadline, Quick quick, Attempt attempt) {
   const int64_t begin_ns = MonotonicClock().NowNanoseconds();
-  const SocketResult result = WaitFor(deadline, attempt);
+  const SocketResult result = WaitFor(deadline, quick, attempt);
   counters_.SendBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - begin_ns));
   return result;
 }
@@ -432,8 +446,10 @@ SocketResult RingCarrier::WaitToSend(const Deadline& deadline, Attempt attempt) 
 SocketResult RingCarrier::Send(Message& message, const Deadline& deadline) {
   if (__builtin_expect(SendBlock(message), 1)) return SocketResult::kOk;
   if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
-  if (__builtin_expect(SendOnce(message), 1)) return SocketResult::kOk;
-  return WaitToSend(deadline, [&] { return SendOnce(message); });
+  if (SendOnce(message)) return SocketResult::kOk;
+  const auto quick = [&] { return sends_blocks_ ? SendBlock(message) : SendOnce(message); };
+  if (sends_blocks_ && TryAgain(quick)) return SocketResult::kOk;
+  return WaitToSend(deadline, quick, [&] { return SendOnce(message); });
 }
 
 bool RingCarrier::ReplyParts(std::span<Message> parts) {
@@ -476,7 +492,8 @@ SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* de
   if (deadline == nullptr) {
     return ArmDescriptor() && SendPartsOnce(parts) ? SocketResult::kOk : SocketResult::kWouldBlock;
   }
-  return WaitToSend(*deadline, [&] { return SendPartsOnce(parts); });
+  const auto attempt = [&] { return SendPartsOnce(parts); };
+  return WaitToSend(*deadline, attempt, attempt);
 }
 
 // REP: the next request may be received before the last one was answered; its asker is told.
@@ -547,10 +564,14 @@ SocketResult RingCarrier::TryReceive(Message& message) {
 
 SocketResult RingCarrier::Receive(Message& message, const Deadline& deadline) {
   if (__builtin_expect(ReceiveBlock(message), 1)) return SocketResult::kOk;
-  if (__builtin_expect(ReceiveOnce(message), 1)) return SocketResult::kOk;
+  if (ReceiveOnce(message)) return SocketResult::kOk;
+  const auto quick = [&] {
+    return receives_blocks_ ? ReceiveBlock(message) : ReceiveOnce(message);
+  };
+  if (receives_blocks_ && TryAgain(quick)) return SocketResult::kOk;
   receiver_.WakeSenders();
   const int64_t begin_ns = MonotonicClock().NowNanoseconds();
-  const SocketResult result = WaitFor(deadline, [&] { return ReceiveOnce(message); });
+  const SocketResult result = WaitFor(deadline, quick, [&] { return ReceiveOnce(message); });
   counters_.ReceiveBlocked(static_cast<uint64_t>(MonotonicClock().NowNanoseconds() - begin_ns));
   return result;
 }

@@ -2,6 +2,8 @@
 #ifndef HANDOFF_TRANSPORT_RING_WAIT_H_
 #define HANDOFF_TRANSPORT_RING_WAIT_H_
 
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -20,21 +22,25 @@ enum class WaitResult { kDone, kTimedOut, kInterrupted };
 inline constexpr absl::Duration kWaitSlice = absl::Milliseconds(50);
 
 // Waits until `attempt()` returns true, at first awake for `spin_ns`, then asleep at the door.
+// While it is awake, `quick()` is tried more often; it may miss what `attempt()` finds. Between
+// attempts the core goes to others who want it, above all to the peer if it has no core of its own.
 //   1. sleeping := 1   2. barrier, the rare side   3. attempt   4. sleep on the word, for a slice
 // The other side: makes the attempt succeed, fence of the frequent side, looks at the word; not 0:
 // takes it and wakes. One of both sees the other; where that one is killed before it wakes, the
 // slice ends the sleep. `interrupted()` is asked in between; whoever interrupts raises it before it
 // takes the word. `look_around()` is called after each slice, for changes that nobody has counted.
-template <class Attempt, class Interrupted, class LookAround>
-WaitResult WaitAtDoor(Door& door, int64_t spin_ns, const Deadline& deadline, Attempt attempt,
-                      Interrupted interrupted, LookAround look_around) {
+template <class Quick, class Attempt, class Interrupted, class LookAround>
+WaitResult WaitAtDoor(Door& door, int64_t spin_ns, const Deadline& deadline, Quick quick,
+                      Attempt attempt, Interrupted interrupted, LookAround look_around) {
   constexpr uint32_t kTurnsBetweenLooks = 16;
   const int64_t begin_ns = MonotonicClock().NowNanoseconds();
   while (MonotonicClock().NowNanoseconds() - begin_ns < spin_ns) {
     for (uint32_t i = 0; i < kTurnsBetweenLooks; ++i) {
       RealSync::Pause();
-      if (attempt()) return WaitResult::kDone;
+      if (quick()) return WaitResult::kDone;
     }
+    sched_yield();
+    if (attempt()) return WaitResult::kDone;
     if (interrupted()) return WaitResult::kInterrupted;
     if (deadline.expired()) return WaitResult::kTimedOut;
   }

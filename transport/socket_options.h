@@ -42,8 +42,8 @@ struct SocketOptions {
   // the receiver, before a send has to wait. 1 to 1 000 000. On ZeroMQ addresses what the kernel's
   // buffers hold comes on top of that. Raise them for bursts, lower them to keep less memory under
   // way.
-  uint32_t send_high_water_mark = 1000;
-  uint32_t receive_high_water_mark = 1000;
+  uint32_t send_high_water_mark = 1024;
+  uint32_t receive_high_water_mark = 1024;
 
   // Kernel buffers of ipc:// and tcp://, in bytes, up to 1 GiB; 0: what the system gives. A handle
   // takes 58.
