@@ -99,7 +99,7 @@ TEST_F(CleanupTest, RemovesARenamedMainSegmentByTheNameInTheManagementObject) {
   });
   ASSERT_TRUE(joined.Wait());
   KillAndReap(std::move(child));
-  EXPECT_THAT(Removed(Names()), ElementsAre("_renamed", "_management", "_mutex"));
+  EXPECT_THAT(Removed(Names()), ElementsAre("_renamed", "_control_queue", "_management", "_mutex"));
 }
 
 TEST_F(CleanupTest, RemovesTheMainSegmentOfTheGivenNameWhenTheManagementObjectIsGone) {
@@ -140,7 +140,8 @@ TEST_F(CleanupTest, LeavesTheNextSessionAlone) {
   KillAndReap(StartMember());
   const auto session = Join(other);
   Removed(Names());
-  EXPECT_THAT(Objects(), ElementsAre("_main_main", "_main_management", "_main_mutex"));
+  EXPECT_THAT(Objects(),
+              ElementsAre("_main_control_queue", "_main_main", "_main_management", "_main_mutex"));
 }
 
 TEST_F(CleanupTest, NamesTheProcessThatItWaitsFor) {

@@ -21,6 +21,7 @@
 #include "allocator/size_class.h"
 #include "base/cache_line.h"
 #include "base/sync.h"
+#include "control_queue/control_queue_layout.h"
 #include "control_queue/member_id.h"
 #include "control_queue/member_table.h"
 
@@ -220,6 +221,8 @@ inline constexpr uint64_t kBuildHash = HashNumbers(
         SegmentAreaLayout(1 << 20).runs,
         SegmentAreaLayout(1 << 20).small_holds,
         SegmentAreaLayout(1 << 20).end,
+        ControlQueueHeader::kLayoutVersion,
+        ControlQueue::BytesNeeded(),
         HoldWord::kGenerationBits,
         HoldWord::kIdMask,
         PageWord::kGenerationMask,

@@ -456,7 +456,30 @@ bool Member::ReclaimMember(MemberId victim) {
     if (segment != nullptr && !segment->Reclaim(victim, &count)) return true;
   }
   SweepGroups();
+  if (count.blocks > 0 && victim != self()) {
+    session_->Tell(EventKind::kBlocksReclaimed, victim, count.blocks, count.bytes);
+  }
   return true;
+}
+
+// Once for each segment when it begins to be short, not with every allocation that fails.
+void Member::TellShortages() {
+  constexpr uint64_t kTicksToLookAgain = 20;  // a look at every block takes time
+  const bool look_again = ++ticks_ % kTicksToLookAgain == 0;
+  absl::MutexLock lock(&mutex_);
+  for (const std::unique_ptr<OwnedSegment>& owned : owned_) {
+    if (owned == nullptr) continue;
+    const uint64_t short_of_bytes = owned->segment->TakeShortage();
+    if (owned->shortage_bytes == 0 && short_of_bytes == 0) continue;
+    if (owned->shortage_bytes != 0 && !look_again) continue;
+    const SegmentUsage usage = owned->segment->Usage();
+    if (owned->shortage_bytes == 0) {
+      session_->Tell(EventKind::kMemoryLow, self(), owned->objects.id, usage.free_bytes);
+      owned->shortage_bytes = short_of_bytes;
+    } else if (usage.largest_free_bytes >= owned->shortage_bytes) {
+      owned->shortage_bytes = 0;
+    }
+  }
 }
 
 void Member::SweepGroups() { handoff::SweepGroups(group_rows_->view(), *groups_); }
@@ -467,6 +490,10 @@ void Member::Tick() {
     if (Segment* segment = entry.load(std::memory_order_acquire); segment != nullptr) {
       segment->Tick();
     }
+  }
+  TellShortages();
+  if (const uint64_t stale = stale_handles_.exchange(0, std::memory_order_relaxed); stale > 0) {
+    session_->Tell(EventKind::kStaleHandles, {}, stale);
   }
   RetireSegments();
   group_rows_->Tick();

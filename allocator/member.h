@@ -178,6 +178,10 @@ class Member : private MemberHooks {
   const RowTable& group_rows() const { return *group_rows_; }
   const RowTable& bundle_rows() const { return *bundle_rows_; }
 
+  // A handle was dropped because its word said otherwise: told to the session's event log with the
+  // next tick. Any thread.
+  void CountStaleHandle() { stale_handles_.fetch_add(1, std::memory_order_relaxed); }
+
   // Looks for members that have died and takes back what they had, and sweeps up what was left half
   // freed. True if anybody was dead. For who runs out of memory or finds a peer gone; the session's
   // watch does it by itself.
@@ -190,8 +194,9 @@ class Member : private MemberHooks {
   struct OwnedSegment {
     SegmentObjects objects;
     std::unique_ptr<Segment> segment;
-    bool emptied = false;  // once retired
-    absl::Mutex gate;      // read-locked during an allocation, locked to retire; after mutex_
+    bool emptied = false;         // once retired
+    uint64_t shortage_bytes = 0;  // told, and no block of that size was free since
+    absl::Mutex gate;  // read-locked during an allocation, locked to retire; after mutex_
   };
 
   explicit Member(std::unique_ptr<Session> session);
@@ -209,6 +214,7 @@ class Member : private MemberHooks {
   // A reference whose word is ours now, if its block has room for what its name says.
   std::optional<Reference> Taken(const PartName& name, std::optional<HoldWord> held);
   void RetireSegments();
+  void TellShortages();
   void SweepGroups();
 
   // A reference of a full group becomes the target of another: chains longer than this are not made
@@ -224,6 +230,8 @@ class Member : private MemberHooks {
   std::vector<std::unique_ptr<OwnedSegment>> retired_ ABSL_GUARDED_BY(mutex_);
   std::array<std::atomic<Segment*>, kMaxSegments> segments_{};
   Segment* main_segment_ = nullptr;
+  std::atomic<uint64_t> stale_handles_{0};
+  uint64_t ticks_ = 0;  // by the thread that ticks
   Mapping ring_table_area_;
   Mapping ring_data_area_;
   std::unique_ptr<RingTable> rings_;

@@ -110,6 +110,7 @@ AllocateResult Segment::AllocateSlowly(uint64_t size_bytes, uint64_t alignment, 
   result = AllocateOnce(size_bytes, alignment, out, why);
   if (result != AllocateResult::kOk) {
     view_.header().failed_allocations.fetch_add(1, std::memory_order_relaxed);
+    shortage_bytes_.store(size_bytes, std::memory_order_relaxed);
   }
   return result;
 }

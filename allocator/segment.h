@@ -225,6 +225,10 @@ class Segment {
     reclaim_dead_ = std::move(reclaim_dead);
   }
 
+  // The size of the last allocation of this process that found no room, since this was asked last;
+  // 0: none.
+  uint64_t TakeShortage() { return shortage_bytes_.exchange(0, std::memory_order_relaxed); }
+
   SegmentUsage Usage() const { return ScanUsage(view_); }
 
  private:
@@ -291,6 +295,7 @@ class Segment {
   const MemberTable<RealSync>& members_;
   const std::atomic<uint32_t>* const fences_;
   std::function<bool()> reclaim_dead_;
+  std::atomic<uint64_t> shortage_bytes_{0};  // for people
   PageSource source_;
   std::shared_ptr<HeapPool> heaps_;
   const uint32_t fork_generation_ = ForkGeneration();

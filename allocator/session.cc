@@ -12,7 +12,9 @@
 #include "allocator/file_system.h"
 #include "allocator/session_lock.h"
 #include "allocator/session_objects.h"
+#include "allocator/size_class.h"
 #include "base/barrier.h"
+#include "base/byte_size.h"
 #include "base/check.h"
 #include "base/crash_point.h"
 #include "base/fork_guard.h"
@@ -70,6 +72,8 @@ struct Session::Joined {
   // Nobody else lives in the session, and that is known: what is there may be removed.
   bool empty = false;
   Mapping management = {};
+  Mapping control_queue = {};
+  bool made_main_segment = false;
   MemberId self = {};
 
   ManagementLayout& layout() const {
@@ -77,6 +81,7 @@ struct Session::Joined {
   }
 
   absl::Status OpenOrMakeManagement();
+  absl::Status OpenControlQueue();
   absl::Status MakeMainSegment(const SessionOptions& options);
   absl::Status BecomeMember(const SessionOptions& options);
   absl::Status RemoveEverything(bool lock_file);
@@ -124,6 +129,13 @@ absl::Status Session::Joined::OpenOrMakeManagement() {
   return absl::OkStatus();
 }
 
+absl::Status Session::Joined::OpenControlQueue() {
+  absl::StatusOr<Mapping> opened = OpenOrMakeControlQueue(names, access);
+  if (!opened.ok()) return opened.status();
+  control_queue = *std::move(opened);
+  return absl::OkStatus();
+}
+
 absl::Status Session::Joined::MakeMainSegment(const SessionOptions& options) {
   SegmentTable segments(management, names, access);
   if (absl::Status status = segments.Repair(); !status.ok()) return status;
@@ -132,7 +144,9 @@ absl::Status Session::Joined::MakeMainSegment(const SessionOptions& options) {
   segment.size_bytes = options.main_segment_bytes;
   segment.memory = options.main_segment_memory;
   segment.prepare = options.prepare_segment;
-  return segments.Create(segment).status();
+  const absl::Status status = segments.Create(segment).status();
+  made_main_segment = status.ok();
+  return status;
 }
 
 absl::Status Session::Joined::BecomeMember(const SessionOptions& options) {
@@ -140,6 +154,7 @@ absl::Status Session::Joined::BecomeMember(const SessionOptions& options) {
   const absl::StatusOr<uint32_t> slot = TakeSlot(members, *lock);
   if (!slot.ok()) return slot.status();
   HANDOFF_CRASH_POINT("session.join.slot_locked");
+  if (absl::Status status = BackEvents(control_queue, *slot); !status.ok()) return status;
   // Before the row is live: whoever sees this member must be able to rely on its barriers.
   if (!RegisterForRareSideBarrier()) layout().header.fences.store(1, std::memory_order_seq_cst);
   const std::optional<MemberId> member = members.Publish(*slot, OwnIdentity(options.member_name));
@@ -167,6 +182,7 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Join(const SessionOptions& opt
   {
     const SessionEntered entered(*joined.lock);
     absl::Status status = joined.OpenOrMakeManagement();
+    if (status.ok()) status = joined.OpenControlQueue();
     if (status.ok()) status = joined.MakeMainSegment(options);
     if (status.ok()) status = joined.BecomeMember(options);
     if (!status.ok()) {
@@ -176,7 +192,13 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Join(const SessionOptions& opt
   }
   HANDOFF_CRASH_POINT("session.join.joined");
 
+  const bool made_main_segment = joined.made_main_segment;
   std::unique_ptr<Session> session(new Session(options, std::move(joined)));
+  session->Tell(EventKind::kMemberJoined, session->self_, static_cast<uint64_t>(getpid()));
+  if (made_main_segment) {
+    session->Tell(EventKind::kSegmentCreated, {}, 0,
+                  AlignUp(options.main_segment_bytes, kPageBytes).value());
+  }
   if (absl::Status status = session->StartWatch(); !status.ok()) return status;
   return session;
 }
@@ -190,6 +212,7 @@ Session::Session(const SessionOptions& options, Joined joined)
       segments_(management_, names_, access_),
       members_(const_cast<ManagementLayout&>(layout()).members),
       self_(joined.self),
+      control_queue_(std::move(joined.control_queue), self_),
       lock_(std::move(joined.lock)),
       probe_(
           members_, [this] { return lock(); }, management_.inode(), self_.slot) {}
@@ -239,8 +262,9 @@ void Session::Notify(SessionNotice::Kind kind, MemberId member, uint32_t pid) co
   if (options_.on_notice) options_.on_notice({.kind = kind, .member = member, .pid = pid});
 }
 
-void Session::NotifyDeath(const Probe& probe) const {
+void Session::NotifyDeath(const Probe& probe) {
   if (!probe.found_now) return;
+  control_queue_.Tell(EventKind::kMemberDied, probe.member, probe.identity.pid);
   Notify(SessionNotice::Kind::kMemberDied, probe.member, probe.identity.pid);
   if (probe.lock_outlived_process) {
     Notify(SessionNotice::Kind::kLockOutlivedProcess, probe.member, probe.identity.pid);
@@ -321,6 +345,7 @@ WatchTurn Session::OnPeriod() {
     }
   }
   if (!members_.Alive(self_)) return StopForGood();
+  control_queue_.Beat();
   LookForRemovedObjects();
   const HookCall call(*this);
   if (call.hooks() != nullptr) call.hooks()->Tick();
@@ -358,9 +383,26 @@ void Session::StopMoves() {
 
 void Session::LookForRemovedObjects() {
   if (removal_reported_) return;
-  if (management_.IsUnderItsName() && LockFileInode(names_) == lock()->inode()) return;
+  if (management_.IsUnderItsName() && LockFileInode(names_) == lock()->inode()) {
+    if (!control_queue_.IsUnderItsName()) RestoreControlQueue();
+    return;
+  }
   removal_reported_ = true;
+  control_queue_.Tell(EventKind::kObjectsRemoved, self_);
   Notify(SessionNotice::Kind::kObjectsRemoved, self_, 0);
+}
+
+void Session::RestoreControlQueue() {
+  Mapping restored;
+  const absl::Status status = WithObjectsLocked([&] {
+    absl::StatusOr<Mapping> opened = OpenOrMakeControlQueue(names_, access_);
+    if (!opened.ok()) return opened.status();
+    restored = *std::move(opened);
+    return BackEvents(restored, self_.slot);
+  });
+  if (!status.ok()) return;  // in the next period once more
+  control_queue_.Replace(std::move(restored));
+  control_queue_.Tell(EventKind::kObjectsRemoved, self_);
 }
 
 absl::Status Session::Leave() {
@@ -373,6 +415,9 @@ absl::Status Session::Leave() {
   watch_.reset();
   StopMoves();
   HANDOFF_CRASH_POINT("session.leave.stopped");
+  if (members_.Alive(self_)) {  // otherwise the ring of events may be the next member's
+    control_queue_.Tell(EventKind::kMemberLeft, self_, static_cast<uint64_t>(getpid()));
+  }
   if (members_.MarkDead(self_)) {
     HANDOFF_CRASH_POINT("session.leave.row_dead");
     const HookCall call(*this);
@@ -431,11 +476,20 @@ absl::StatusOr<SegmentObjects> Session::CreateSegment(SegmentOptions options) {
     return objects.status();
   });
   if (!status.ok()) return status;
+  control_queue_.Tell(EventKind::kSegmentCreated, {}, objects->id, objects->size_bytes);
   return objects;
 }
 
 absl::Status Session::RemoveSegment(uint32_t id) {
-  return WithObjectsLocked([&] { return segments_.Remove(id); });
+  uint64_t size_bytes = 0;
+  const absl::Status status = WithObjectsLocked([&] {
+    for (const SegmentInfo& info : segments_.List()) {
+      if (info.id == id) size_bytes = info.size_bytes;
+    }
+    return segments_.Remove(id);
+  });
+  if (status.ok()) control_queue_.Tell(EventKind::kSegmentRemoved, {}, id, size_bytes);
+  return status;
 }
 
 absl::StatusOr<Mapping> Session::EnsureArea(AreaKind kind, uint64_t size_bytes,

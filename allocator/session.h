@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "allocator/control_queue_end.h"
 #include "allocator/death_probe.h"
 #include "allocator/management_layout.h"
 #include "allocator/mapping.h"
@@ -24,6 +25,7 @@
 #include "allocator/segment_table.h"
 #include "base/clock.h"
 #include "base/sync.h"
+#include "control_queue/event_log.h"
 #include "control_queue/life_lock.h"
 #include "control_queue/member_id.h"
 #include "control_queue/member_table.h"
@@ -118,6 +120,11 @@ class Session {
   // runs out.
   bool ReclaimDead();
 
+  // Tells an event through the control queue, to whoever reads it. As ControlQueueEnd::Tell().
+  void Tell(EventKind kind, MemberId about, uint64_t first = 0, uint64_t second = 0) {
+    control_queue_.Tell(kind, about, first, second);
+  }
+
   MemberId id() const { return self_; }
   uint32_t slot() const { return self_.slot; }
   uint32_t epoch() const { return self_.epoch; }
@@ -160,7 +167,7 @@ class Session {
   absl::Status StartWatch();
   std::shared_ptr<LifeLock> lock() const;
   void Notify(SessionNotice::Kind kind, MemberId member, uint32_t pid) const;
-  void NotifyDeath(const Probe& probe) const;
+  void NotifyDeath(const Probe& probe);
   void Reclaim(MemberId member);
   void StopMoves();
   absl::Status RemoveObjectsIfLast();
@@ -171,6 +178,7 @@ class Session {
   Retaken TakeLifeLockAgain();
   WatchTurn StopForGood();
   void LookForRemovedObjects();
+  void RestoreControlQueue();
 
   const SessionOptions options_;
   const ObjectNames names_;
@@ -180,6 +188,7 @@ class Session {
   SegmentTable segments_;
   MemberTable<RealSync> members_;
   const MemberId self_;
+  ControlQueueEnd control_queue_;
   std::atomic<bool> stopped_{false};  // left, or lost for good
   std::atomic<bool> moves_stopped_{false};
 

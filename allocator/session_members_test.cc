@@ -250,7 +250,7 @@ TEST_F(SessionMembersTest, ReportsOnceThatItsObjectsWereRemovedAndGoesOn) {
   const std::unique_ptr<Session> next = Join();
   EXPECT_NE(next->nonce(), session->nonce());
   EXPECT_TRUE(session->Leave().ok());
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"))
+  EXPECT_THAT(Objects(), ElementsAre("_control_queue", "_main", "_management", "_mutex"))
       << "they are the next session's";
 }
 

@@ -33,7 +33,7 @@ class SessionTest : public SessionFixture {};
 
 TEST_F(SessionTest, MakesItsObjectsAndRemovesThemWhenTheLastMemberLeaves) {
   std::unique_ptr<Session> first = Join();
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"));
+  EXPECT_THAT(Objects(), ElementsAre("_control_queue", "_main", "_management", "_mutex"));
   std::unique_ptr<Session> second = Join();
   EXPECT_NE(first->slot(), second->slot());
   EXPECT_EQ(first->nonce(), second->nonce());
@@ -188,10 +188,11 @@ TEST_F(SessionTest, BeginsAnewWhenAllMembersAreDead) {
   nonce = session->nonce();
   session.reset();
   KillAndReap(std::move(last));
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_main_9", "_management", "_mutex"));
+  EXPECT_THAT(Objects(),
+              ElementsAre("_control_queue", "_main", "_main_9", "_management", "_mutex"));
   session = Join();
   EXPECT_NE(session->nonce(), nonce);
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"));
+  EXPECT_THAT(Objects(), ElementsAre("_control_queue", "_main", "_management", "_mutex"));
 }
 
 TEST_F(SessionTest, GoesOnWhenSomeMembersAreDead) {
@@ -213,7 +214,7 @@ TEST_F(SessionTest, MakesAHalfMadeSessionAgain) {
   std::ofstream(Path("_main")) << "left over";
   std::ofstream(Path("_main_3")) << "left over";
   std::unique_ptr<Session> session = Join();
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"));
+  EXPECT_THAT(Objects(), ElementsAre("_control_queue", "_main", "_management", "_mutex"));
   session.reset();
   EXPECT_THAT(Objects(), IsEmpty());
 }
@@ -300,10 +301,11 @@ TEST_F(SessionTest, ReplacesNothingWhenTwoSessionsLiveSideBySide) {
   std::unique_ptr<Session> other = Join(longer);
   EXPECT_NE(one->nonce(), other->nonce());
   one.reset();
-  EXPECT_THAT(Objects(), ElementsAre("_main_main", "_main_management", "_main_mutex"));
+  EXPECT_THAT(Objects(),
+              ElementsAre("_main_control_queue", "_main_main", "_main_management", "_main_mutex"));
   one = Join();
   other.reset();
-  EXPECT_THAT(Objects(), ElementsAre("_main", "_management", "_mutex"));
+  EXPECT_THAT(Objects(), ElementsAre("_control_queue", "_main", "_management", "_mutex"));
 }
 
 TEST_F(SessionTest, BeginsAnewWhenOnlyTheLockFileOrTheManagementObjectWasRemoved) {

@@ -36,8 +36,11 @@ static_assert(std::is_standard_layout_v<ControlQueueHeader> &&
 // copied; the bytes are the caller's and outlive it.
 class ControlQueue {
  public:
-  // About 1.1 MiB. All of it must be backed by memory: members write to it without asking.
+  // About 1.1 MiB. What is before EventsOffset() must be backed by memory, and of the events those
+  // of every slot up to the highest that was ever used (EventLog::EndOf()): members and readers do
+  // not ask.
   static constexpr size_t BytesNeeded();
+  static constexpr size_t EventsOffset();
 
   // Makes an empty control queue of zeroed bytes, and declares it whole as the last step. `bytes`
   // are BytesNeeded() or more, aligned to a page. Nobody else may do so at the same time.
@@ -69,6 +72,7 @@ struct ControlQueue::Layout {
 };
 
 constexpr size_t ControlQueue::BytesNeeded() { return sizeof(Layout); }
+constexpr size_t ControlQueue::EventsOffset() { return offsetof(Layout, events); }
 
 }  // namespace handoff
 

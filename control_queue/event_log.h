@@ -27,14 +27,15 @@ namespace handoff {
 // By number in shared memory: only ever add. What `arguments` hold is said at each; 0 where nothing
 // is said.
 enum class EventKind : uint32_t {
-  kMemberJoined = 1,     // pid
-  kMemberLeft = 2,       // pid
-  kMemberDied = 3,       // pid; reported by whoever found it
-  kSegmentCreated = 4,   // segment id, size in bytes
-  kSegmentRemoved = 5,   // segment id, size in bytes
-  kRegionCreated = 6,    // region id, size in bytes
-  kRegionRemoved = 7,    // region id, size in bytes
-  kMemoryLow = 8,        // segment id, free bytes
+  kMemberJoined = 1,    // pid
+  kMemberLeft = 2,      // pid
+  kMemberDied = 3,      // pid; reported by whoever found it
+  kSegmentCreated = 4,  // segment id, size in bytes
+  kSegmentRemoved = 5,  // segment id, size in bytes
+  kRegionCreated = 6,   // region id, size in bytes
+  kRegionRemoved = 7,   // region id, size in bytes
+  kMemoryLow = 8,  // segment id, free bytes; an allocation of `member` found no room. Not again
+                   // until one of that size would fit
   kBlocksReclaimed = 9,  // blocks, bytes; of the dead `member`
   kStaleHandles = 10,    // how many since the last such event; from `member`, if that is known
   kObjectsRemoved = 11,  // a file of the session has lost its name under its members
@@ -108,6 +109,11 @@ class EventLog {
 
   static constexpr size_t BytesNeeded() {
     return sizeof(EventLogHeader<Sync>) + kMaxMembers * sizeof(EventRing<Sync>);
+  }
+
+  // The end of the ring of `slot`, below kMaxMembers.
+  static constexpr size_t EndOf(uint32_t slot) {
+    return sizeof(EventLogHeader<Sync>) + (size_t{slot} + 1) * sizeof(EventRing<Sync>);
   }
 
   // `bytes` must be BytesNeeded() or more, aligned to a cache line.

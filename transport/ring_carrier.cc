@@ -225,6 +225,7 @@ std::string RingCarrier::Describe(MemberId id) const {
 void RingCarrier::Dropped(RingReceiver::Fault fault, MemberId from) {
   switch (fault) {
     case RingReceiver::Fault::kStale:
+      member_.CountStaleHandle();
       counters_.Dropped(SocketCounters::Drop::kStale, Describe(from), "a stale or forged handle");
       break;
     case RingReceiver::Fault::kBad:

@@ -267,6 +267,7 @@ bool ZeromqCarrier::Take(ZeromqPort& port, const ZeromqPort::Received& received)
     return false;
   }
   if (__builtin_expect(!TakeFrame(member_, received.bytes, &content_), 0)) {
+    if (content_.drop == SocketCounters::Drop::kStale) member_.CountStaleHandle();
     counters_.Dropped(content_.drop, port.DescribeSender(), content_.reason);
     return false;
   }
