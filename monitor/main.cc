@@ -34,7 +34,8 @@ DEFINE_bool(self_destruct, false,
 DEFINE_int32(timeout, 5000,
              "milliseconds without a heartbeat, 0 to 3600000, after which a session whose members "
              "are all gone is cleaned up");
-DEFINE_bool(list, false, "print what the session has, and quit");
+DEFINE_bool(list, false,
+            "print what the session has, whose heart beats, and what has happened last, and quit");
 DEFINE_bool(json, false, "with --list: as JSON");
 
 namespace handoff {
@@ -46,7 +47,9 @@ int Fail(const absl::Status& status) {
 }
 
 int List(const ObjectNames& names) {
-  const absl::StatusOr<SessionSnapshot> snapshot = TakeSnapshot(names);
+  // Hearts beat every 50 ms: only who is stalled lets us wait so long.
+  constexpr absl::Duration kHeartbeatLimit = absl::Milliseconds(500);
+  const absl::StatusOr<SessionSnapshot> snapshot = TakeSnapshot(names, kHeartbeatLimit);
   if (!snapshot.ok()) return Fail(snapshot.status());
   const std::string text = FLAGS_json ? ReportJson(*snapshot) + "\n" : ReportText(*snapshot);
   std::fputs(text.c_str(), stdout);

@@ -31,7 +31,39 @@ const char* StateName(SessionState state) {
 const char* MemberStateName(const MemberSnapshot& member) {
   if (!member.row_live) return "dead, being reclaimed";
   if (!member.lock_held) return "dead, not reclaimed yet";
-  return member.process_stopped ? "stopped" : "alive";
+  if (member.process_stopped) return "stopped";
+  return member.stalled ? "stalled" : "alive";
+}
+
+// What the two numbers of an event say, by its kind; see EventKind.
+std::string DescribeArguments(const Event& event) {
+  const uint64_t first = event.arguments[0];
+  const uint64_t second = event.arguments[1];
+  switch (event.kind) {
+    case EventKind::kMemberJoined:
+    case EventKind::kMemberLeft:
+    case EventKind::kMemberDied:
+      return absl::StrCat("pid ", first);
+    case EventKind::kSegmentCreated:
+    case EventKind::kSegmentRemoved:
+    case EventKind::kRegionCreated:
+    case EventKind::kRegionRemoved:
+      return absl::StrCat("id ", first, ", ", FormatByteSize(second));
+    case EventKind::kMemoryLow:
+      return absl::StrCat("segment ", first, ", ", FormatByteSize(second), " free");
+    case EventKind::kBlocksReclaimed:
+      return absl::StrCat(first, " blocks, ", FormatByteSize(second));
+    case EventKind::kStaleHandles:
+      return absl::StrCat(first);
+    case EventKind::kObjectsRemoved:
+      break;
+  }
+  return "";
+}
+
+// Since an event; none if clocks or a peer's numbers say that it is to come.
+double SecondsSince(const Event& event, uint64_t now_ns) {
+  return event.time_ns < now_ns ? static_cast<double>(now_ns - event.time_ns) * 1e-9 : 0;
 }
 
 MemberUsage UsageOf(const SessionSnapshot& snapshot, uint32_t slot) {
@@ -66,14 +98,18 @@ std::string ReportText(const SessionSnapshot& snapshot) {
         absl::FormatTime("%Y-%m-%d %H:%M:%S",
                          absl::FromUnixNanos(static_cast<int64_t>(snapshot.created_at_ns)),
                          absl::LocalTimeZone()));
-    absl::StrAppendFormat(&text, "\n%-6s %-8s %-24s %-24s %10s %12s %10s %12s\n", "member", "pid",
-                          "name", "state", "held", "bytes", "sent", "bytes");
+    absl::StrAppendFormat(&text, "\n%-6s %-8s %-24s %-24s %10s %10s %12s %10s %12s\n", "member",
+                          "pid", "name", "state", "heartbeats", "held", "bytes", "sent", "bytes");
     for (const MemberSnapshot& member : snapshot.members) {
       const MemberUsage usage = UsageOf(snapshot, member.id.slot);
-      absl::StrAppendFormat(
-          &text, "%-6d %-8d %-24s %-24s %10d %12s %10d %12s\n", member.id.slot, member.identity.pid,
-          Printable(member.identity.NameView()), MemberStateName(member), usage.held_blocks,
-          FormatByteSize(usage.held_bytes), usage.sent_blocks, FormatByteSize(usage.sent_bytes));
+      absl::StrAppendFormat(&text, "%-6d %-8d %-24s %-24s %10d %10d %12s %10d %12s\n",
+                            member.id.slot, member.identity.pid,
+                            Printable(member.identity.NameView()),
+                            member.stalled ? absl::StrCat(MemberStateName(member), ", silent for ",
+                                                          member.silence_ms, " ms or more")
+                                           : MemberStateName(member),
+                            member.heartbeats, usage.held_blocks, FormatByteSize(usage.held_bytes),
+                            usage.sent_blocks, FormatByteSize(usage.sent_bytes));
     }
     if (snapshot.members.empty()) absl::StrAppend(&text, "none\n");
     absl::StrAppendFormat(&text, "\n%-8s %-32s %10s %10s %10s %12s %10s\n", "segment", "name",
@@ -112,6 +148,15 @@ std::string ReportText(const SessionSnapshot& snapshot) {
                             FormatByteSize(object.reserved_bytes));
     }
   }
+  if (!snapshot.events.empty()) {
+    absl::StrAppendFormat(&text, "\n%12s  %-18s %-10s\n", "seconds ago", "event", "member");
+  }
+  for (const Event& event : snapshot.events) {
+    const std::string member = event.member.slot == 0 ? "" : absl::StrCat(event.member.slot);
+    absl::StrAppendFormat(&text, "%12.1f  %-18s %-10s %s\n",
+                          SecondsSince(event, snapshot.taken_at_ns), EventKindName(event.kind),
+                          member, DescribeArguments(event));
+  }
   return text;
 }
 
@@ -133,6 +178,9 @@ std::string ReportJson(const SessionSnapshot& snapshot) {
                                {"name", Printable(member.identity.NameView())},
                                {"state", MemberStateName(member)},
                                {"joined_at_ns", member.identity.joined_at_ns},
+                               {"heartbeats", member.heartbeats},
+                               {"stalled", member.stalled},
+                               {"silence_ms", member.silence_ms},
                                {"held_blocks", usage.held_blocks},
                                {"held_bytes", usage.held_bytes},
                                {"sent_blocks", usage.sent_blocks},
@@ -173,6 +221,14 @@ std::string ReportJson(const SessionSnapshot& snapshot) {
     json["objects"].push_back({{"name", object.name},
                                {"size_bytes", object.size_bytes},
                                {"reserved_bytes", object.reserved_bytes}});
+  }
+  json["events"] = ordered_json::array();
+  for (const Event& event : snapshot.events) {
+    json["events"].push_back({{"kind", EventKindName(event.kind)},
+                              {"seconds_ago", SecondsSince(event, snapshot.taken_at_ns)},
+                              {"slot", event.member.slot},
+                              {"epoch", event.member.epoch},
+                              {"arguments", event.arguments}});
   }
   return json.dump(2);
 }

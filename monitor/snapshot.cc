@@ -10,12 +10,16 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "allocator/management_layout.h"
 #include "allocator/mapping.h"
 #include "allocator/segment_layout.h"
 #include "allocator/segment_view.h"
 #include "allocator/session_lock.h"
+#include "base/clock.h"
+#include "control_queue/control_queue_layout.h"
 #include "control_queue/life_lock.h"
+#include "control_queue/stall_detector.h"
 
 namespace handoff {
 
@@ -95,6 +99,52 @@ absl::StatusOr<Mapping> OpenManagement(const ObjectNames& names) {
                                                 .alignment_bytes = 0});
 }
 
+// Heartbeats and events. Null mapping: there is no such object, or none that is whole.
+Mapping OpenControlQueue(const ObjectNames& names) {
+  struct stat file;
+  // A half-made one may be all hole, and reading a hole takes memory, too.
+  if (stat(names.ControlQueuePath().c_str(), &file) != 0 || file.st_blocks == 0) return Mapping();
+  absl::StatusOr<Mapping> mapping = Mapping::Open(
+      names.ControlQueuePath(),
+      {.read_only = true, .offset_bytes = 0, .length_bytes = 0, .alignment_bytes = 0});
+  if (!mapping.ok() || !ControlQueue::Attach(mapping->bytes()).ok()) return Mapping();
+  return *std::move(mapping);
+}
+
+// Until every living member has been seen to beat, or for `limit`.
+void LookAtHeartbeats(const ControlQueue& queue, absl::Duration limit,
+                      std::vector<MemberSnapshot>& members) {
+  constexpr absl::Duration kPause = absl::Milliseconds(5);
+  const Deadline deadline = Deadline::After(limit);
+  StallDetector detector(std::max(limit, absl::Nanoseconds(1)));
+  for (MemberSnapshot& member : members) {
+    member.heartbeats = queue.heartbeat(member.id.slot).Beats();
+    detector.Look(member.id, member.heartbeats);
+  }
+  const auto all_have_beaten = [&] {
+    return std::all_of(members.begin(), members.end(), [&](const MemberSnapshot& member) {
+      return !member.lock_held || queue.heartbeat(member.id.slot).Beats() != member.heartbeats;
+    });
+  };
+  while (!all_have_beaten() && !deadline.expired()) {
+    absl::SleepFor(std::min(kPause, deadline.remaining()));
+  }
+  for (MemberSnapshot& member : members) {
+    member.heartbeats = queue.heartbeat(member.id.slot).Beats();
+    member.stalled = detector.Look(member.id, member.heartbeats) && member.lock_held &&
+                     limit > absl::ZeroDuration();
+    member.silence_ms =
+        static_cast<uint64_t>(absl::ToInt64Milliseconds(detector.Silence(member.id.slot)));
+  }
+}
+
+std::vector<Event> LastEvents(const ControlQueue& queue) {
+  EventReader<RealSync> reader(queue.events(), EventReader<RealSync>::Start::kOldest);
+  std::vector<Event> events(EventLog<RealSync>::kRecords * kMaxMembers);
+  events.resize(reader.Read(events));
+  return events;
+}
+
 uint64_t Mix(uint64_t hash, uint64_t value) { return (hash ^ value) * 0x9E3779B97F4A7C15 + 1; }
 
 }  // namespace
@@ -104,8 +154,10 @@ uint32_t SessionSnapshot::LivingMembers() const {
                                              [](const MemberSnapshot& m) { return m.lock_held; }));
 }
 
-absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names) {
+absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names,
+                                             absl::Duration heartbeat_limit) {
   SessionSnapshot snapshot;
+  snapshot.taken_at_ns = static_cast<uint64_t>(MonotonicClock().NowNanoseconds());
   snapshot.session = names.session();
   absl::StatusOr<std::vector<SessionObject>> objects = names.ListPresent();
   if (!objects.ok()) return objects.status();
@@ -116,6 +168,11 @@ absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names) {
                                 static_cast<uint64_t>(file.st_blocks) * 512});
   }
   if (snapshot.objects.empty()) return snapshot;
+  // Independent of all the rest, so also what a session has told that is half made or gone.
+  Mapping control_queue = OpenControlQueue(names);
+  if (control_queue.size_bytes() != 0) {
+    snapshot.events = LastEvents(*ControlQueue::Attach(control_queue.bytes()));
+  }
   snapshot.state = SessionState::kHalfMade;
   absl::StatusOr<Mapping> management = OpenManagement(names);
   if (absl::IsPermissionDenied(management.status())) {
@@ -144,6 +201,10 @@ absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names) {
   snapshot.owner_uid = layout.header.object.owner_uid;
   const std::unique_ptr<LifeLock> lock = OpenLock(names);
   snapshot.members = LookAtMembers(layout, lock.get());
+  if (control_queue.size_bytes() != 0) {
+    LookAtHeartbeats(*ControlQueue::Attach(control_queue.bytes()), heartbeat_limit,
+                     snapshot.members);
+  }
   for (const SegmentRow& row : layout.segments) {
     absl::StatusOr<SegmentSnapshot> segment = LookAtSegment(names, row);
     if (segment.ok()) {
@@ -179,6 +240,15 @@ absl::StatusOr<SessionPresence> LookForSession(const ObjectNames& names) {
     auto& layout = *reinterpret_cast<ManagementLayout*>(management->bytes().data());
     const MemberTable<RealSync> table(layout.members);
     presence.fingerprint = Mix(presence.fingerprint, table.Changes());
+  }
+  Mapping control_queue = OpenControlQueue(names);
+  if (control_queue.size_bytes() != 0) {
+    const ControlQueue queue = *ControlQueue::Attach(control_queue.bytes());
+    for (uint32_t slot = 1; slot < kMaxMembers; ++slot) {
+      if (const uint64_t beats = queue.heartbeat(slot).Beats(); beats != 0) {
+        presence.fingerprint = Mix(presence.fingerprint, beats);
+      }
+    }
   }
   return presence;
 }

@@ -7,8 +7,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "allocator/object_names.h"
 #include "allocator/segment_usage.h"
+#include "control_queue/event_log.h"
 #include "control_queue/member_table.h"
 
 namespace handoff {
@@ -19,6 +21,11 @@ struct MemberSnapshot {
   bool row_live = false;         // else it has been found dead, and its reclaim goes on
   bool lock_held = false;        // the kernel says that it lives
   bool process_stopped = false;  // by SIGSTOP or a debugger; false if that cannot be known
+  uint64_t heartbeats = 0;       // since its slot was first used
+  // Lives, but its heartbeat did not change during the whole look, `silence_ms` long. False where
+  // the look was not long enough, or heartbeats were not looked at.
+  bool stalled = false;
+  uint64_t silence_ms = 0;
 };
 
 struct SegmentSnapshot {
@@ -57,14 +64,18 @@ struct SessionSnapshot {
   std::vector<MemberSnapshot> members;
   std::vector<SegmentSnapshot> segments;
   std::vector<ObjectSnapshot> objects;
+  std::vector<Event> events;  // the last of each slot, oldest first
+  uint64_t taken_at_ns = 0;   // of MonotonicClock(), as the times of events
 
   // Members that live, by the kernel's word.
   uint32_t LivingMembers() const;
 };
 
-// Looks at a session. kPermissionDenied: another user's, names him. Other errors: the directory
-// cannot be read.
-absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names);
+// Looks at a session. Waits at most `heartbeat_limit` until the heart of every living member has
+// beaten (members beat every 50 ms); those whose heart did not are stalled. Zero: does not wait.
+// kPermissionDenied: another user's, names him. Other errors: the directory cannot be read.
+absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names,
+                                             absl::Duration heartbeat_limit = absl::ZeroDuration());
 
 // What the monitor needs to know in each round, which is less: cheap, however large the segments.
 struct SessionPresence {

@@ -5,6 +5,7 @@
 
 #include <fstream>
 
+#include "absl/time/time.h"
 #include "allocator/member.h"
 #include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
@@ -17,6 +18,7 @@
 namespace handoff {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -98,6 +100,48 @@ TEST(SnapshotTest, TellsTheStoppedFromTheDead) {
     return snapshot.ok() && snapshot->members.size() == 1;
   }));
   EXPECT_THAT(ReportText(*snapshot), Not(HasSubstr("stopped one")));
+}
+
+TEST(SnapshotTest, ShowsWhoseHeartDoesNotBeatAndWhatHasHappened) {
+  TestSession session;
+  auto member = MustJoin(session, "survivor");
+  ProcessSignal ready;
+  ChildProcess child = ChildProcess::Start([&] {
+    auto other = MustJoin(session, "stopped one");
+    ready.Signal();
+    pause();
+    return 0;
+  });
+  ASSERT_TRUE(ready.Wait());
+  ASSERT_TRUE(child.Stop());
+  auto snapshot = TakeSnapshot(NamesOf(session), absl::Milliseconds(300));
+  ASSERT_TRUE(snapshot.ok());
+  ASSERT_EQ(snapshot->members.size(), 2u);
+  EXPECT_FALSE(snapshot->members[0].stalled);
+  EXPECT_GT(snapshot->members[0].heartbeats, 0u);
+  EXPECT_TRUE(snapshot->members[1].stalled);
+  EXPECT_GE(snapshot->members[1].silence_ms, 300u);
+  EXPECT_EQ(snapshot->LivingMembers(), 2u);
+  const auto json = nlohmann::json::parse(ReportJson(*snapshot));
+  EXPECT_EQ(json["members"][1]["stalled"], true);
+  EXPECT_EQ(json["events"][0]["kind"], "member joined");
+  EXPECT_EQ(json["events"][0]["arguments"][0], getpid());
+  EXPECT_EQ(json["events"].size(), 3u);
+  EXPECT_THAT(ReportText(*snapshot), AllOf(HasSubstr("segment created"), HasSubstr("id 0, 4 MiB"),
+                                           HasSubstr("pid " + std::to_string(child.pid()))));
+  child.Kill();
+  ASSERT_TRUE(child.Wait().has_value());
+}
+
+TEST(SnapshotTest, ItsFingerprintChangesWithEveryHeartbeat) {
+  TestSession session;
+  auto member = MustJoin(session, "alone");
+  const auto first = LookForSession(NamesOf(session));
+  ASSERT_TRUE(first.ok());
+  EXPECT_TRUE(WaitFor([&] {
+    const auto next = LookForSession(NamesOf(session));
+    return next.ok() && next->fingerprint != first->fingerprint;
+  }));
 }
 
 TEST(SnapshotTest, SaysWhatIsWrongWithASession) {

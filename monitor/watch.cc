@@ -14,14 +14,12 @@ WatchVerdict SessionWatch::Observe(const SessionPresence& presence) {
     return was_there ? WatchVerdict::kGone : WatchVerdict::kWait;
   }
   seen_ = true;
-  if (presence.living_members > 0) {
-    silent_fingerprint_.reset();
-    return WatchVerdict::kWait;
-  }
+  // A heartbeat changes the fingerprint, so the silence begins with the last one.
   if (silent_fingerprint_ != presence.fingerprint) {
     silent_fingerprint_ = presence.fingerprint;
     silent_since_ns_ = clock_.NowNanoseconds();
   }
+  if (presence.living_members > 0) return WatchVerdict::kWait;
   const absl::Duration silent = absl::Nanoseconds(clock_.NowNanoseconds() - silent_since_ns_);
   return silent >= timeout_ ? WatchVerdict::kCleanUp : WatchVerdict::kWait;
 }

@@ -22,7 +22,8 @@ enum class WatchVerdict {
 // the kernel's word, is never over, however long it is silent.
 class SessionWatch {
  public:
-  // `timeout`: how long a session without living members must have been silent. Zero or more.
+  // `timeout`: how long a session without living members must have been silent since its last
+  // heartbeat. Zero or more.
   SessionWatch(absl::Duration timeout, const Clock& clock);
 
   WatchVerdict Observe(const SessionPresence& presence);

@@ -18,6 +18,20 @@ TEST(SessionWatchTest, CleansUpOnceTheDeadHaveBeenSilentForTheTimeout) {
   EXPECT_EQ(watch.Observe(dead), WatchVerdict::kCleanUp);
 }
 
+TEST(SessionWatchTest, CountsFromTheLastHeartbeatOfThoseWhoAreDeadNow) {
+  FakeClock clock;
+  SessionWatch watch(absl::Seconds(5), clock);
+  // It lived on without a heartbeat, stopped say, and was killed then.
+  EXPECT_EQ(watch.Observe({.any_object = true, .living_members = 1, .fingerprint = 1}),
+            WatchVerdict::kWait);
+  clock.Advance(absl::Seconds(4));
+  EXPECT_EQ(watch.Observe({.any_object = true, .living_members = 0, .fingerprint = 1}),
+            WatchVerdict::kWait);
+  clock.Advance(absl::Seconds(1));
+  EXPECT_EQ(watch.Observe({.any_object = true, .living_members = 0, .fingerprint = 1}),
+            WatchVerdict::kCleanUp);
+}
+
 TEST(SessionWatchTest, NeverCleansUpWhatLives) {
   FakeClock clock;
   SessionWatch watch(absl::Seconds(5), clock);
