@@ -184,10 +184,11 @@ Contender SegmentPair(size_t size_bytes, uint64_t segment_bytes) {
               Segment& segment = heap->segment();
               for (uint64_t i = warm_up.More(messages); i > 0; --i) {
                 const Handle handle = ring->Pop();
-                const std::optional<Block> block =
-                    segment.AcceptFrom(handle.id, handle.generation, size_bytes, sender);
-                HANDOFF_CHECK(block.has_value()) << handle.id;
-                segment.Release(*block);
+                Block block;
+                HANDOFF_CHECK(
+                    segment.AcceptFrom(sender, handle.id, handle.generation, size_bytes, &block))
+                    << handle.id;
+                segment.Release(block);
               }
             };
           }};
