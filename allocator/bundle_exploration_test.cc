@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Bundles: built, sent, unpacked and freed in every order, with death at every step and reclaim by
-// all who live. The bounds of each test are in its budget.
+// Bundles: built, sent, unpacked and freed in every order, with death at every
+// step and reclaim by all who live. The bounds of each test are in its budget.
 #include "allocator/testing/explored_world.h"
 #include "base/mutation.h"
 #include "gtest/gtest.h"
@@ -41,9 +41,5 @@ TEST(BundleExplorationFullTest, IsRightWhenTheBundleIsUsedAgainAndOneIsKilled) {
 TEST(BundleExplorationMutationTest, BundleWordOnly) {
   ExpectWrong(Mutation::kBundleWordOnly, With(1, 1, kNoRing));
 }
-TEST(BundleExplorationMutationTest, FreePartsBlindly) {
-  ExpectWrong(Mutation::kFreePartsBlindly, With(1, 2, kRing1To2, 4, 4));
-}
-
 }  // namespace
 }  // namespace handoff

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Holds, pages and rings together, in every order, with death at every step and reclaim by all who
-// live. The bounds of each test are in its budget.
+// Holds, pages and rings together, in every order, with death at every step and
+// reclaim by all who live. The bounds of each test are in its budget.
 #include "allocator/testing/explored_world.h"
 #include "base/mutation.h"
 #include "gtest/gtest.h"
@@ -83,10 +83,5 @@ TEST(OwnExplorationFullMutationTest, RestartAtLapOne) {
 TEST(OwnExplorationFullMutationTest, NoLookAtReceiver) {
   ExpectWrong(Mutation::kNoLookAtReceiver, {.kills = 2, .rings = kRing1To2});
 }
-TEST(OwnExplorationFullMutationTest, NoPageGeneration) {
-  ExpectWrong(Mutation::kNoPageGeneration,
-              {.kills = 2, .claims = 1, .rings = kRing3To4, .members = 4});
-}
-
 }  // namespace
 }  // namespace handoff

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Share groups: built, copied, sent, released and swept in every order, with death at every step
-// and reclaim by all who live. The bounds of each test are in its budget.
+// Share groups: built, copied, sent, released and swept in every order, with
+// death at every step and reclaim by all who live. The bounds of each test are
+// in its budget.
 #include "allocator/testing/explored_world.h"
 #include "base/mutation.h"
 #include "gtest/gtest.h"

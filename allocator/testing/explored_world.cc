@@ -648,6 +648,7 @@ StateSpaceResult ExploredWorld::Explore(Mutation mutation) {
       Actor(*this, members, shared_.session.Join(members, slot)).Live();
     });
   }
+  scenario.mortals = budget_.mortals;
   scenario.on_kill = [this](size_t actor) { OnKill(actor); };
   scenario.check = [this] { Check(); };
   scenario.at_rest = [this] { CheckAtRest(); };

@@ -37,7 +37,8 @@ struct ExploredBudget {
   uint64_t capacity = 2;  // of each ring
   uint32_t rings = 0;     // a bit for each of kExploredTopology
   int members = 3;
-  int messages = 1;  // that a member has at a time, 1 or 2
+  int messages = 1;                 // that a member has at a time, 1 or 2
+  uint32_t mortals = ~uint32_t{0};  // a bit for each slot - 1 whose first member may be killed
 };
 
 // Producer and consumer of each ring, by slot. Slot 1 has the page at first, and the only row of

@@ -62,6 +62,10 @@ class PlainRings {
   std::atomic<uint64_t>& hold_word(uint32_t i) const { return holds_[i]; }
 
   MemberTable<RealSync>& members() { return members_; }
+  // The entries of the ring in this row.
+  std::span<std::byte> ring_window(uint32_t row) const {
+    return data_.subspan(row * kRingWindowBytes, kRingWindowBytes);
+  }
   RingTableLayout& layout() { return *reinterpret_cast<RingTableLayout*>(table_.data()); }
 
   // A new member in `slot`, and the table as it uses it.

@@ -390,6 +390,7 @@ void Explorer::Moves(std::vector<Move>* moves, bool* rest) {
     Actor& actor = actors_[i];
     if (actor.done || actor.killed) continue;
     const auto id = static_cast<uint8_t>(i);
+    const bool mortal = kills_left_ > 0 && (scenario_.mortals >> i & 1) != 0;
     if (actor.await != nullptr) {
       exploring.actor_bit = actor.bit(actors_.data());
       const uint64_t enabled = actor.await(actor.parked_at);
@@ -402,11 +403,11 @@ void Explorer::Moves(std::vector<Move>* moves, bool* rest) {
     } else {
       moves->push_back({id, Move::kStep, 0});
       *rest = false;
-      if (kills_left_ > 0 && actor.parked_for != AccessKind::kRead) {
+      if (mortal && actor.parked_for != AccessKind::kRead) {
         moves->push_back({id, Move::kStepAndDie, 0});
       }
     }
-    if (kills_left_ > 0 && !actor.moved) moves->push_back({id, Move::kDie, 0});
+    if (mortal && !actor.moved) moves->push_back({id, Move::kDie, 0});
   }
 }
 

@@ -42,6 +42,7 @@ namespace handoff {
 struct StateSpaceScenario {
   std::span<std::byte> shared;                // set up by the caller; is as before after the search
   std::vector<std::function<void()>> actors;  // at most 7
+  uint32_t mortals = ~uint32_t{0};            // a bit for each actor that may be killed
   std::function<void(size_t actor)> on_kill = [](size_t) {};
   // After each step that has written something.
   std::function<void()> check = [] {};
