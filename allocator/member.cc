@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "allocator/reclaim.h"
 #include "allocator/table_reclaim.h"
+#include "base/crash_point.h"
 
 namespace handoff {
 
@@ -123,6 +124,11 @@ absl::Status Member::OpenTables() {
   if (!groups.ok()) return groups.status();
   absl::StatusOr<Mapping> bundles = open(AreaKind::kBundleTable, BundleTableBytes());
   if (!bundles.ok()) return bundles.status();
+  absl::StatusOr<Mapping> channels =
+      open(AreaKind::kChannelTable, ChannelTable::BytesNeeded(), ChannelTable::BytesNeeded());
+  if (!channels.ok()) return channels.status();
+  channel_area_ = *std::move(channels);
+  channels_.emplace(channel_area_.bytes(), self(), session_->members());
   absl::StatusOr<Mapping> ring_table =
       open(AreaKind::kRingTable, kRingTableBytes, kRingTableBackedBytes);
   if (!ring_table.ok()) return ring_table.status();
@@ -298,7 +304,7 @@ absl::Status Member::Share(Segment& segment, const Block& block, std::span<Refer
                                                    "; 1 to ", kMaxReferences, " are possible"));
   }
   const auto count = static_cast<uint32_t>(references.size());
-  const auto row = group_rows_->Allocate((count + kWordsPerPage - 1) / kWordsPerPage);
+  const auto row = AllocateRow(*group_rows_, (count + kWordsPerPage - 1) / kWordsPerPage);
   if (!row.ok()) return row.status();
   PartName target;
   target.kind = PartKind::kBlock;
@@ -321,7 +327,7 @@ absl::StatusOr<Reference> Member::Copy(Reference* reference) {
   }
   constexpr uint32_t kGrowth = 8;
   const uint32_t room = std::min(kMaxReferences, groups_->Capacity(reference->row) * kGrowth);
-  const auto row = group_rows_->Allocate(room / kWordsPerPage);
+  const auto row = AllocateRow(*group_rows_, room / kWordsPerPage);
   if (!row.ok()) return row.status();
   const PartName target = PartName::Reference(reference->row, reference->index, 0, 0);
   Reference both[2];
@@ -405,7 +411,7 @@ absl::StatusOr<RowTable::Row> Member::Bundle(std::span<const PartName> parts) {
   }
   const uint64_t bytes = PartList<RealSync>::BytesFor(parts.size());
   const auto row =
-      bundle_rows_->Allocate(static_cast<uint32_t>((bytes + kPageBytes - 1) / kPageBytes));
+      AllocateRow(*bundle_rows_, static_cast<uint32_t>((bytes + kPageBytes - 1) / kPageBytes));
   if (!row.ok()) return row.status();
   bundles_->Build(row->row, row->hold, parts);
   return *row;
@@ -438,12 +444,19 @@ std::optional<RowTable::Row> Member::TakeBackBundle(const PartName& name) {
 bool Member::ReclaimDead() {
   const bool any = session_->ReclaimDead();
   SweepGroups();
-  return any;
+  return SweepPosted(/*memory_is_short=*/true) || any;
+}
+
+absl::StatusOr<RowTable::Row> Member::AllocateRow(RowTable& table, uint32_t pages) {
+  absl::StatusOr<RowTable::Row> row = table.Allocate(pages);
+  if (row.ok() || !absl::IsResourceExhausted(row.status()) || !ReclaimDead()) return row;
+  return table.Allocate(pages);
 }
 
 bool Member::ReclaimMember(MemberId victim) {
   // Rings before words: what the victim had sent stays deliverable.
   rings_->Reclaim(victim, MemberNames(*this));
+  channels_->Reclaim(victim);
   ReclaimCount count;
   if (!ReclaimGroups(group_rows_->view(), *groups_, session_->members(), victim)) return true;
   if (!ReclaimBundles(bundle_rows_->view(), *bundles_, session_->members(), victim)) return true;
@@ -484,8 +497,75 @@ void Member::TellShortages() {
 
 void Member::SweepGroups() { handoff::SweepGroups(group_rows_->view(), *groups_); }
 
+bool Member::SweepPosted(bool memory_is_short) {
+  const auto pass = std::make_unique<ChannelTable::Pass>();
+  channels_->Begin(memory_is_short, pass.get());
+  if (!pass->worthwhile()) return false;
+  using Word = HoldMoves<RealSync>::Word;
+  const auto look = [&](Word& word, auto free_word) {
+    for (HoldWord seen = HoldMoves<RealSync>::Load(word); seen.state() == HoldState::kPosted;) {
+      if (!pass->MayFree(seen.receiver())) {
+        pass->Seen(seen.receiver());
+        return;
+      }
+      if (free_word(seen)) {
+        pass->Freed();
+        HANDOFF_CRASH_POINT("channel.sweep.after_word");
+        return;
+      }
+      seen = HoldMoves<RealSync>::Load(word);
+    }
+  };
+  // Bundles before their parts. One is accepted first: a receiver may be doing the same.
+  const SegmentView<RealSync>& bundle_view = bundle_rows_->view();
+  for (uint32_t page = 0; page < bundle_view.backed_pages(); ++page) {
+    look(bundle_view.large_hold(page), [&](HoldWord seen) {
+      const HoldWord held = seen.Accepted(self().slot);
+      if (!HoldMoves<RealSync>::Swap(bundle_view.large_hold(page), seen, held)) return false;
+      HANDOFF_CRASH_POINT("channel.sweep.after_bundle");
+      bundles_->Free(page, held);
+      return true;
+    });
+  }
+  const SegmentView<RealSync>& group_view = group_rows_->view();
+  for (uint32_t page = 0; page < group_view.backed_pages(); ++page) {
+    const PageWord head = group_view.LoadPage(page);
+    if (!head.IsHead() || head.size_class() != kLargeClass) continue;
+    const uint32_t count = groups_->WordCount(page);
+    for (uint32_t i = 0; i < count; ++i) {
+      look(groups_->ReferenceWord(page, i),
+           [&](HoldWord seen) { return groups_->ReleaseOfNobody(page, i, seen); });
+    }
+  }
+  bool complete = true;
+  for (const SegmentInfo& info : session_->Segments()) {
+    if (SegmentAt(info.row) == nullptr) complete = false;
+  }
+  for (const std::atomic<Segment*>& entry : segments_) {
+    Segment* const segment = entry.load(std::memory_order_acquire);
+    if (segment == nullptr) continue;
+    const SegmentView<RealSync>& view = segment->view();
+    for (uint32_t page = 0; page < view.backed_pages(); ++page) {
+      const PageWord head = view.LoadPage(page);
+      if (!head.IsHead()) continue;
+      const uint32_t blocks = view.BlockCount(page, head);
+      for (uint32_t i = 0; i < blocks; ++i) {
+        Word& word = view.HoldAt(page, head, i);
+        look(word, [&](HoldWord seen) {
+          if (!HoldMoves<RealSync>::Swap(word, seen, seen.Freed())) return false;
+          segment->LookAfterFreed(page * kWordsPerPage + i);
+          return true;
+        });
+      }
+    }
+  }
+  channels_->End(*pass, complete);
+  return pass->freed() > 0;
+}
+
 void Member::Tick() {
   rings_->Tick(MemberNames(*this));
+  if (channels_->PassIsDue()) SweepPosted(/*memory_is_short=*/false);
   for (const std::atomic<Segment*>& entry : segments_) {
     if (Segment* segment = entry.load(std::memory_order_acquire); segment != nullptr) {
       segment->Tick();

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "allocator/bundle.h"
+#include "allocator/channel_table.h"
 #include "allocator/mapping.h"
 #include "allocator/member_hooks.h"
 #include "allocator/part_name.h"
@@ -173,6 +174,9 @@ class Member : private MemberHooks {
   // Endpoints and rings. Sockets register there for the member's regular work.
   RingTable& rings() { return *rings_; }
 
+  // Channels of sockets that post.
+  ChannelTable& channels() { return *channels_; }
+
   const Groups& groups() const { return *groups_; }
   const Bundles<RealSync, MemberNames>& bundles() const { return *bundles_; }
   const RowTable& group_rows() const { return *group_rows_; }
@@ -182,9 +186,10 @@ class Member : private MemberHooks {
   // next tick. Any thread.
   void CountStaleHandle() { stale_handles_.fetch_add(1, std::memory_order_relaxed); }
 
-  // Looks for members that have died and takes back what they had, and sweeps up what was left half
-  // freed. True if anybody was dead. For who runs out of memory or finds a peer gone; the session's
-  // watch does it by itself.
+  // Looks for members that have died and takes back what they had, sweeps up what was left half
+  // freed, and frees what was posted and may have nobody left to take it. True if anybody was dead
+  // or anything came back. For who runs out of memory; the session's watch does the first by
+  // itself.
   bool ReclaimDead();
 
  private:
@@ -216,6 +221,11 @@ class Member : private MemberHooks {
   void RetireSegments();
   void TellShortages();
   void SweepGroups();
+  // Frees what was posted on channels that are abandoned, or aged where memory is short, and lets
+  // channels be used again that no hold names any more. True if anything was freed.
+  bool SweepPosted(bool memory_is_short);
+  // A row, also if others have to be freed for it first.
+  absl::StatusOr<RowTable::Row> AllocateRow(RowTable& table, uint32_t pages);
 
   // A reference of a full group becomes the target of another: chains longer than this are not made
   // and not followed.
@@ -232,6 +242,8 @@ class Member : private MemberHooks {
   Segment* main_segment_ = nullptr;
   std::atomic<uint64_t> stale_handles_{0};
   uint64_t ticks_ = 0;  // by the thread that ticks
+  Mapping channel_area_;
+  std::optional<ChannelTable> channels_;
   Mapping ring_table_area_;
   Mapping ring_data_area_;
   std::unique_ptr<RingTable> rings_;

@@ -106,7 +106,7 @@ AllocateResult Segment::AllocateSlowly(uint64_t size_bytes, uint64_t alignment, 
   AllocateResult result = AllocateOnce(size_bytes, alignment, out, why);
   if (result == AllocateResult::kOk) return result;
   SegmentReclaim<RealSync>(view_, members_).Sweep();
-  if (reclaim && reclaim_dead_ != nullptr) reclaim_dead_();
+  if (reclaim && reclaim_dead_ != nullptr && reclaim_dead_()) Trim();
   result = AllocateOnce(size_bytes, alignment, out, why);
   if (result != AllocateResult::kOk) {
     view_.header().failed_allocations.fetch_add(1, std::memory_order_relaxed);

@@ -21,6 +21,7 @@
 #include "base/futex.h"
 #include "base/sync.h"
 #include "transport/door_watch.h"
+#include "transport/member_text.h"
 #include "transport/parcel.h"
 #include "transport/ring_receiver.h"
 #include "transport/ring_sender.h"
@@ -214,13 +215,7 @@ class RingCarrier final : public Carrier, public RingUser {
   SocketCounters counters_;
 };
 
-std::string RingCarrier::Describe(MemberId id) const {
-  if (id.slot == 0 || id.slot >= kMaxMembers) return "nobody";
-  const auto row = table_.members().Load(id.slot);
-  if (row.word.epoch != id.epoch) return "a member that has gone";
-  const std::string name(row.identity.NameView());
-  return absl::StrCat("pid ", row.identity.pid, " (", name, ")");
-}
+std::string RingCarrier::Describe(MemberId id) const { return MemberText(table_.members(), id); }
 
 void RingCarrier::Dropped(RingReceiver::Fault fault, MemberId from) {
   switch (fault) {

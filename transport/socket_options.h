@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -59,6 +60,17 @@ struct SocketOptions {
   absl::Duration reconnect_interval = absl::Milliseconds(20);
   absl::Duration reconnect_interval_max = absl::Seconds(1);
 
+  // Of bound ipc:// and tcp:// addresses: connections that wait to be taken up. 1 to 65 535. Raise
+  // it where thousands connect at once.
+  uint32_t backlog = 100;
+
+  // Of tcp:// addresses. Lets the system notice a machine that has gone without a word, in a time
+  // that it chooses (often two hours); no notice is taken of a process that is merely stopped.
+  bool tcp_keepalive = false;
+
+  // Of tcp:// addresses: names and addresses of IPv6, too.
+  bool ipv6 = false;
+
   // Of ring:// addresses. How long a call that has to wait stays awake before it sleeps: what comes
   // within that time is received some 50 us earlier, for a processor that is busy meanwhile. 0 to 1
   // s.
@@ -74,6 +86,21 @@ struct SocketOptions {
 
   // kInvalidArgument: names the option, its value and its range.
   absl::Status Validate() const;
+
+  // Sets one option by its name in configuration files:
+  //
+  //   snd-hwm, rcv-hwm                         send_high_water_mark, receive_high_water_mark
+  //   snd-kernel-size, rcv-kernel-size         kernel_send_buffer_bytes,
+  //   kernel_receive_buffer_bytes linger                                   linger
+  //   reconnect-interval, reconnect-interval-max
+  //   backlog, tcp-keepalive, ipv6, spin
+  //   slow-policy                              block, drop-newest or drop-oldest
+  //   topics                                   separated by commas
+  //
+  // Durations have a unit ("20ms", "1.5s"); a bare number is milliseconds. Switches are true or
+  // false, 1 or 0. kInvalidArgument: no such option, naming all there are; or no such value, or one
+  // out of its range. Then nothing has changed.
+  absl::Status Set(std::string_view name, std::string_view value);
 };
 
 }  // namespace handoff

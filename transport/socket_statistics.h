@@ -17,7 +17,7 @@ struct RefusedPeer {
   uint64_t frames = 0;
 };
 
-// A peer that is connected now, in one direction.
+// A peer, in one direction: on ring:// addresses one that is connected now.
 struct PeerStatistics {
   std::string peer;  // as above, with the member's name
   uint64_t messages_sent = 0;
@@ -53,7 +53,9 @@ struct SocketStatistics {
 
   // Peers at the other end now. Those of inproc:// are not counted.
   uint32_t connected_peers = 0;
-  std::vector<PeerStatistics> peers;  // of ring:// addresses only
+  // On ZeroMQ addresses those that something has come from, also if they have gone since: who takes
+  // what is sent is not known there.
+  std::vector<PeerStatistics> peers;
 };
 
 }  // namespace handoff

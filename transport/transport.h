@@ -192,6 +192,11 @@ class Transport {
   void Interrupt() noexcept;
   void Resume();
 
+  // Messages of the session that were sent on ZeroMQ addresses and freed unread, because their
+  // receivers had ended, or might have and memory was short. Those who still get their handles
+  // count them as stale.
+  uint64_t swept_messages() const { return member_->channels().swept_messages(); }
+
   // OK unless this is a forked child, or this member has lost its life lock for good.
   absl::Status Usable() const;
 

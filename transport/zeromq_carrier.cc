@@ -6,9 +6,11 @@
 #include <zmq.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <optional>
 #include <random>
 #include <span>
@@ -22,11 +24,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "allocator/channel_table.h"
+#include "allocator/ring_table.h"
+#include "base/biased_lock.h"
 #include "base/clock.h"
 #include "base/counter.h"
 #include "base/crash_point.h"
 #include "base/unique_fd.h"
 #include "transport/frame.h"
+#include "transport/member_text.h"
 #include "transport/parcel.h"
 #include "transport/socket_counters.h"
 #include "transport/zeromq_port.h"
@@ -43,10 +49,13 @@ constexpr int kDropsATry = 64;
 constexpr absl::Duration kReceiveSlice = absl::Seconds(1);
 constexpr absl::Duration kSendSlice = absl::Milliseconds(50);
 
-class ZeromqCarrier final : public Carrier {
+class ZeromqCarrier final : public Carrier, public RingUser {
  public:
   ZeromqCarrier(const CarrierContext& context, void* zeromq)
-      : context_(context), member_(*context.member), zeromq_(zeromq) {
+      : context_(context),
+        member_(*context.member),
+        zeromq_(zeromq),
+        receives_(PatternReceives(context.pattern)) {
     // So that nobody takes the reply to another's request for his own.
     std::random_device random;
     exchange_ = uint64_t{random()} << 32 | random();
@@ -74,21 +83,28 @@ class ZeromqCarrier final : public Carrier {
   void Close() override;
   SocketStatistics Statistics() const override;
 
+  void OnTick() override;
+
  private:
   absl::Status AddToAll(ZeromqPort& port);
 
   using AttachPort = absl::Status (ZeromqPort::*)(const Address&);
   absl::Status Attach(const Address& address, AttachPort attach);
 
-  // The id under which words are posted.
-  uint16_t PostingChannel() const { return 0; }
+  // Takes part in the session's channels, before there is anybody to send to or to receive from.
+  absl::Status Enter();
+  void LookForLosses();
+  void TakeAnotherChannel();
+  void DropUnreceived();
 
   // One attempt each.
   SocketResult SendParcel(Parcel* parcel, uint64_t size_bytes);
+  SocketResult SendParcelLocked(Parcel* parcel, uint64_t size_bytes);
   SocketResult SendOnce(Message& message);
   ZeromqPort* PortToSend();
   bool TakeNext(Message& message);
   bool Take(ZeromqPort& port, const ZeromqPort::Received& received);
+  void CountReceived();
 
   // After a first attempt that would block.
   template <class Attempt>
@@ -100,6 +116,17 @@ class ZeromqCarrier final : public Carrier {
   const CarrierContext context_;
   Member& member_;
   void* const zeromq_;
+
+  // Guards the channel, from before a hold is posted on it until that has been handed over or taken
+  // back: this socket's thread against the tick.
+  BiasedLock lock_;
+  std::optional<Channel> channel_;           // where this socket posts
+  std::vector<Channel> aged_;                // where it did, and some receivers are left
+  uint64_t losses_ = 0;                      // of connections, that were seen
+  bool lost_ = false;                        // in the last tick
+  std::atomic<bool> may_be_drained_{false};  // a connection has ended: once nothing is left, say so
+  const bool receives_;
+  bool entered_ = false;
 
   // REQ has a port for each address, because ZeroMQ would deal requests to those who have gone as
   // well; all others have one. Changed under the lock, so that other threads can look at it.
@@ -123,6 +150,17 @@ class ZeromqCarrier final : public Carrier {
   std::optional<Asker> asker_;
   std::string sender_;  // REP: of the last frame
 
+  // Whose messages have come, by the owner of the channel they were posted on; the last one, for
+  // the next.
+  struct Source {
+    Counter messages;
+    Counter bytes;
+  };
+  mutable absl::Mutex sources_mutex_;
+  std::map<uint64_t, Source> sources_ ABSL_GUARDED_BY(sources_mutex_);  // MemberId::Packed()
+  Source* source_ = nullptr;
+  uint16_t source_channel_ = 0;
+
   std::string last_endpoint_;
   bool closed_ = false;
   SocketCounters counters_;
@@ -138,7 +176,8 @@ absl::Status ZeromqCarrier::Attach(const Address& address, AttachPort attach) {
   absl::StatusOr<std::unique_ptr<ZeromqPort>> port =
       ZeromqPort::Open(zeromq_, context_.pattern, context_.options);
   if (!port.ok()) return port.status();
-  const absl::Status status = (port->get()->*attach)(address);
+  absl::Status status = Enter();
+  if (status.ok()) status = (port->get()->*attach)(address);
   if (!status.ok()) return status;
   if (all_ports_.valid()) {
     const absl::Status added = AddToAll(**port);
@@ -148,6 +187,65 @@ absl::Status ZeromqCarrier::Attach(const Address& address, AttachPort attach) {
   absl::MutexLock lock(&ports_mutex_);
   ports_.push_back(*std::move(port));
   return absl::OkStatus();
+}
+
+absl::Status ZeromqCarrier::Enter() {
+  if (entered_) return absl::OkStatus();
+  if (PatternSends(context_.pattern)) {
+    const absl::StatusOr<Channel> channel = member_.channels().Open();
+    if (!channel.ok()) return channel.status();
+    channel_ = *channel;
+  }
+  if (receives_) member_.channels().AddReceiver();
+  member_.rings().Register(this);
+  entered_ = true;
+  return absl::OkStatus();
+}
+
+// What was sent to a receiver that has gone is lost if it had not taken it, but nobody knows which
+// that is: all that was posted until then may be freed when memory runs out, and at once when no
+// receiver is left.
+
+void ZeromqCarrier::OnTick() {
+  {
+    absl::MutexLock lock(&ports_mutex_);
+    for (const auto& port : ports_) port->peers().Count();
+  }
+  lock_.OtherLock();
+  // A tick later than it was seen: until then ZeroMQ may have dealt to who has gone.
+  if (std::exchange(lost_, false) && channel_.has_value()) TakeAnotherChannel();
+  LookForLosses();
+  lock_.OtherUnlock();
+}
+
+void ZeromqCarrier::LookForLosses() {
+  uint64_t losses = 0;
+  {
+    absl::MutexLock lock(&ports_mutex_);
+    for (const auto& port : ports_) losses += port->peers().losses();
+  }
+  if (std::exchange(losses_, losses) == losses) return;
+  lost_ = true;
+  if (receives_) may_be_drained_.store(true, std::memory_order_relaxed);
+}
+
+void ZeromqCarrier::TakeAnotherChannel() {
+  ChannelTable& channels = member_.channels();
+  const absl::StatusOr<Channel> next = channels.Open();
+  if (!next.ok()) {
+    lost_ = true;  // tried again
+    return;
+  }
+  (void)channels.Move(*channel_, ChannelState::kAged);
+  aged_.push_back(*std::exchange(channel_, *next));
+  // Requests and PAIR messages wait in ZeroMQ for whoever comes next at the same address.
+  if (context_.pattern != Pattern::kPush && context_.pattern != Pattern::kReply) return;
+  absl::MutexLock lock(&ports_mutex_);
+  for (const auto& port : ports_) {
+    if (port->HasPeer()) return;
+  }
+  for (const Channel& channel : aged_) (void)channels.Move(channel, ChannelState::kAbandoned);
+  aged_.clear();
 }
 
 // Sending. The life of a message on this carrier is in docs/message_life.md; the steps here are its
@@ -165,10 +263,17 @@ ZeromqPort* ZeromqCarrier::PortToSend() {
 
 // Anything but kOk: `*parcel` is held again.
 SocketResult ZeromqCarrier::SendParcel(Parcel* parcel, uint64_t size_bytes) {
+  lock_.OwnerLock();
+  const SocketResult result = SendParcelLocked(parcel, size_bytes);
+  lock_.OwnerUnlock();
+  return result;
+}
+
+SocketResult ZeromqCarrier::SendParcelLocked(Parcel* parcel, uint64_t size_bytes) {
   static const std::string kNobody;
   ZeromqPort* const port = PortToSend();
   if (__builtin_expect(port == nullptr, 0)) return SocketResult::kWouldBlock;
-  FrameTag tag{.channel = PostingChannel()};
+  FrameTag tag{.channel = static_cast<uint16_t>(channel_->id)};
   const std::string* peer = &kNobody;
   if (context_.pattern == Pattern::kRequest) {
     tag.exchange = exchange_ + 1;
@@ -285,6 +390,20 @@ bool ZeromqCarrier::Take(ZeromqPort& port, const ZeromqPort::Received& received)
   return true;
 }
 
+void ZeromqCarrier::CountReceived() {
+  counters_.Received(content_.size_bytes);
+  const uint16_t channel = content_.tag.channel;
+  if (channel == 0) return;  // an empty message, which nobody posts
+  if (__builtin_expect(channel != source_channel_, 0)) {
+    const uint64_t owner = member_.channels().Load(channel).owner().Packed();
+    absl::MutexLock lock(&sources_mutex_);
+    source_ = &sources_[owner];
+    source_channel_ = channel;
+  }
+  source_->messages.Add(1);
+  source_->bytes.Add(content_.size_bytes);
+}
+
 bool ZeromqCarrier::TakeNext(Message& message) {
   if (__builtin_expect(!parts_.empty(), 0)) {
     message = std::move(parts_.back());
@@ -299,7 +418,7 @@ bool ZeromqCarrier::TakeNext(Message& message) {
       if (port->Receive(&received, &sender_) != ZeromqPort::Result::kDone) break;
       HANDOFF_CRASH_POINT("zeromq.receive.after_frame");
       if (!__builtin_expect(Take(*port, received), 1)) continue;
-      counters_.Received(content_.size_bytes);
+      CountReceived();
       if (__builtin_expect(!content_.parts.empty(), 0)) {
         parts_.swap(content_.parts);
         std::reverse(parts_.begin(), parts_.end());
@@ -310,6 +429,10 @@ bool ZeromqCarrier::TakeNext(Message& message) {
       }
       return true;
     }
+  }
+  if (__builtin_expect(may_be_drained_.load(std::memory_order_relaxed), 0) &&
+      may_be_drained_.exchange(false, std::memory_order_relaxed)) {
+    member_.channels().AgeClosed();
   }
   return false;
 }
@@ -437,19 +560,49 @@ absl::StatusOr<int> ZeromqCarrier::Descriptor() {
   return all_ports_.get();
 }
 
+// What has come to this process goes back now; what is on its way is lost when the sender sees the
+// connection end.
+void ZeromqCarrier::DropUnreceived() {
+  ZeromqPort::Received received;
+  for (const auto& port : ports_) {
+    for (uint32_t i = 0; i < 2 * context_.options.receive_high_water_mark; ++i) {
+      if (port->Receive(&received, &sender_) != ZeromqPort::Result::kDone) break;
+      FrameContent unread;
+      (void)TakeFrame(member_, received.bytes, &unread);
+    }
+  }
+}
+
 void ZeromqCarrier::Close() {
   if (closed_) return;
   closed_ = true;
   parts_.clear();
   all_ports_.reset();
+  if (entered_) member_.rings().Unregister(this);
+  if (receives_) DropUnreceived();
+  if (channel_.has_value()) {
+    OnTick();
+    if (lost_) TakeAnotherChannel();
+    (void)member_.channels().Move(*channel_, ChannelState::kClosed);
+  }
   for (const auto& port : ports_) port->Close();
+  if (receives_ && entered_) member_.channels().RemoveReceiver();
 }
 
 SocketStatistics ZeromqCarrier::Statistics() const {
   SocketStatistics statistics = counters_.Snapshot();
   statistics.dropped_messages = dropped_.value();
-  absl::MutexLock lock(&ports_mutex_);
-  for (const auto& port : ports_) statistics.connected_peers += port->peers().Count();
+  {
+    absl::MutexLock lock(&ports_mutex_);
+    for (const auto& port : ports_) statistics.connected_peers += port->peers().Count();
+  }
+  absl::MutexLock lock(&sources_mutex_);
+  for (const auto& [owner, source] : sources_) {
+    statistics.peers.push_back(
+        {.peer = MemberText(member_.session().members(), MemberId::FromPacked(owner)),
+         .messages_received = source.messages.value(),
+         .bytes_received = source.bytes.value()});
+  }
   return statistics;
 }
 

@@ -91,6 +91,7 @@ void ZeromqPeers::Handle(uint16_t event) {
   } else if (event == ZMQ_EVENT_DISCONNECTED) {
     --connected_;
     lost_.store(true, std::memory_order_relaxed);
+    losses_.fetch_add(1, std::memory_order_relaxed);
   }
 }
 

@@ -38,6 +38,9 @@ class ZeromqPeers {
            lost_.exchange(false, std::memory_order_relaxed);
   }
 
+  // How many connections have ended, as far as Count() has learned. Any thread.
+  uint64_t losses() const { return losses_.load(std::memory_order_relaxed); }
+
   // Before the socket is closed, by the thread that uses it. Then there are no peers.
   void Stop();
 
@@ -51,6 +54,7 @@ class ZeromqPeers {
   void* events_ ABSL_GUARDED_BY(mutex_);  // where the reports come; null once stopped
   int64_t connected_ ABSL_GUARDED_BY(mutex_) = 0;
   std::atomic<bool> lost_{false};
+  std::atomic<uint64_t> losses_{0};
 };
 
 }  // namespace handoff::internal

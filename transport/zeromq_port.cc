@@ -93,6 +93,9 @@ void SetOptions(void* socket, Pattern pattern, const SocketOptions& options) {
   if (options.kernel_receive_buffer_bytes != 0) {
     set(ZMQ_RCVBUF, static_cast<int>(options.kernel_receive_buffer_bytes));
   }
+  set(ZMQ_BACKLOG, static_cast<int>(options.backlog));
+  set(ZMQ_TCP_KEEPALIVE, options.tcp_keepalive ? 1 : 0);
+  set(ZMQ_IPV6, options.ipv6 ? 1 : 0);
   set(ZMQ_LINGER, milliseconds(options.linger));
   set(ZMQ_RECONNECT_IVL, milliseconds(options.reconnect_interval));
   set(ZMQ_RECONNECT_IVL_MAX, milliseconds(options.reconnect_interval_max));
@@ -165,7 +168,7 @@ absl::Status ZeromqPort::Connect(const Address& address) {
 }
 
 void ZeromqPort::Attached(const Address& address) {
-  has_inproc_ = has_inproc_ || address.scheme == Scheme::kInproc;
+  if (address.scheme == Scheme::kInproc) has_inproc_.store(true, std::memory_order_relaxed);
   char endpoint[512];
   size_t length = sizeof(endpoint);
   HANDOFF_CHECK_EQ(zmq_getsockopt(socket_, ZMQ_LAST_ENDPOINT, endpoint, &length), 0)

@@ -4,6 +4,7 @@
 
 #include <zmq.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -67,8 +68,10 @@ class ZeromqPort {
   int Events();
   int fd() const { return fd_; }
 
-  // Whether somebody is there to send to, as far as can be known.
-  bool HasPeer() { return has_inproc_ || peers_->Count() > 0; }
+  // Whether somebody is there to send to, as far as can be known. Any thread.
+  bool HasPeer() const {
+    return has_inproc_.load(std::memory_order_relaxed) || peers_->Count() > 0;
+  }
   ZeromqPeers& peers() const { return *peers_; }
 
   // Lets go of all addresses. Handles that were sent go on, up to the linger.
@@ -90,8 +93,8 @@ class ZeromqPort {
   const bool routes_;
   const std::unique_ptr<ZeromqPeers> peers_;
   const int fd_;
-  zmq_msg_t frame_;  // the last one received
-  bool has_inproc_ = false;
+  zmq_msg_t frame_;                      // the last one received
+  std::atomic<bool> has_inproc_{false};  // read by other threads
   std::string last_endpoint_;
   std::vector<IpcFile> ipc_files_;
 };

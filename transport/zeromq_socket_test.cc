@@ -291,6 +291,21 @@ TEST_F(ZeromqSocketTest, DeliversTheReplyOfAReplierThatHasEnded) {
   }
 }
 
+TEST_F(ZeromqSocketTest, TellsWhoseMessagesHaveCome) {
+  auto pull = Bind(*one_, Pattern::kPull, Address());
+  auto push = Connect(*two_, Pattern::kPush, Address());
+  auto own = Connect(*one_, Pattern::kPush, Address());
+  for (uint64_t i = 0; i < 3; ++i) ASSERT_EQ(SendNumber(*two_, *push, i), SocketResult::kOk);
+  ASSERT_EQ(SendNumber(*one_, *own, 9), SocketResult::kOk);
+  for (uint64_t i = 0; i < 4; ++i) ReceiveNumber(*pull);
+  const SocketStatistics statistics = pull->Statistics();
+  ASSERT_EQ(statistics.peers.size(), 2u);
+  const PeerStatistics& more = statistics.peers[statistics.peers[0].messages_received == 3 ? 0 : 1];
+  EXPECT_EQ(more.messages_received, 3u);
+  EXPECT_EQ(more.bytes_received, 24u);
+  EXPECT_THAT(more.peer, HasSubstr("pid "));
+}
+
 TEST_F(ZeromqSocketTest, AsksAndRepliesFromThreadsWithoutLosingAWakeUp) {
   auto reply = Bind(*one_, Pattern::kReply, Address());
   auto request = Connect(*two_, Pattern::kRequest, Address());
