@@ -239,6 +239,7 @@ void RingCarrier::Dropped(RingReceiver::Fault fault, MemberId from) {
 absl::Status RingCarrier::CheckPeers(const Address& address, const EndpointOptions& options) {
   for (const EndpointInfo& other : table_.Find(options.name)) {
     if (!table_.members().Alive(other.member)) continue;
+    if (other.options.pattern > static_cast<uint8_t>(Pattern::kSubscribe)) continue;  // nonsense
     const auto pattern = static_cast<Pattern>(other.options.pattern);
     if (options.bound && other.options.bound) {
       return absl::AlreadyExistsError(absl::StrCat(address.text, " is bound already, by a ",
@@ -269,7 +270,7 @@ absl::Status RingCarrier::AddEndpoint(const Address& address, const EndpointOpti
   }
   lock_.OwnerLock();
   own_.push_back({*id, options});
-  sender_.Refresh(own_);
+  if (sends_) sender_.Refresh(own_);
   lock_.OwnerUnlock();
   own_ids_.push_back(*id);
   if (receives_) receiver_.AddOwn(*id);
@@ -383,7 +384,7 @@ SocketResult RingCarrier::WaitFor(const Deadline& deadline, Quick quick, Attempt
         usable = member_.Usable().ok();
         receiver_.RefreshSoon();
         lock_.OwnerLock();
-        sender_.Refresh(own_);
+        if (sends_) sender_.Refresh(own_);
         lock_.OwnerUnlock();
       });
   switch (result) {
