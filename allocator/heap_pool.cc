@@ -99,7 +99,11 @@ LocalHeap* HeapPool::Take() {
     idle_.pop_back();
     return heap;
   }
-  return heaps_.emplace_back(std::make_unique<LocalHeap>(source_, limits_)).get();
+  const size_t number = heaps_.size() + 1;
+  return heaps_
+      .emplace_back(std::make_unique<LocalHeap>(
+          source_, limits_, static_cast<uint8_t>(number <= UINT8_MAX ? number : 0)))
+      .get();
 }
 
 void HeapPool::Return(LocalHeap* heap) {

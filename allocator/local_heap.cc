@@ -22,8 +22,13 @@ constexpr uint64_t kKnownPart = 32;
 
 }  // namespace
 
-LocalHeap::LocalHeap(PageSource& source, const LocalHeapLimits& limits)
-    : source_(source), member_(source.member()), limits_(limits) {
+LocalHeap::LocalHeap(PageSource& source, const LocalHeapLimits& limits, uint8_t number)
+    : source_(source),
+      view_(source.view()),
+      payload_(source.payload()),
+      member_(source.member()),
+      number_(number),
+      limits_(limits) {
   for (uint32_t i = 0; i < kSmallClassCount; ++i) {
     const uint64_t most = limits.retained_bytes / kKnownPart / kSizeClasses[i].block_bytes;
     most_known_[i] = static_cast<uint32_t>(std::clamp<uint64_t>(most, 1, kMostKnown));
@@ -67,7 +72,7 @@ void LocalHeap::Refill(uint32_t size_class, LocalSpan* span) {
   const uint32_t count = std::min<uint32_t>(most, span->free_count);
   span->free_count = static_cast<uint16_t>(span->free_count - count);
   for (uint32_t i = 0; i < count; ++i) {
-    small_[size_class][i] = {span, span->free[span->free_count + i]};
+    small_[size_class][i] = {span->first_block + span->free[span->free_count + i], span->span};
   }
   known_[size_class] = count;
   if (span->free_count > 0) return;
@@ -78,12 +83,12 @@ void LocalHeap::Refill(uint32_t size_class, LocalSpan* span) {
 void LocalHeap::Forget(uint32_t size_class, uint32_t count) {
   auto& known = small_[size_class];
   for (uint32_t i = 0; i < count; ++i) {
-    LocalSpan* span = known[i].span;
+    LocalSpan* span = source_.For(known[i].span.head_page());
     if (span->free_count == 0) {
       full_[size_class].Remove(span);
       available_[size_class].PushFront(span);
     }
-    span->free[span->free_count++] = static_cast<uint16_t>(known[i].index);
+    span->free[span->free_count++] = static_cast<uint16_t>(known[i].id - span->first_block);
     if (span->free_count < span->count) continue;
     retained_bytes_ += SpanBytes(*span);
     if (retained_bytes_ <= limits_.retained_bytes) continue;
@@ -222,6 +227,7 @@ LocalSpan* LocalHeap::ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pa
     retained_bytes_ += SpanBytes(*span);
     return span;
   }
+  if (number_ != 0) source_.SetTag(*span, SmallTag(number_, list));
   Collect(span);
   available_[list].PushFront(span);
   return span;

@@ -37,7 +37,8 @@ struct LocalHeapLimits {
 // `lock` is held by the caller of every function: OwnerLock by the thread whose heap it is.
 class LocalHeap {
  public:
-  LocalHeap(PageSource& source, const LocalHeapLimits& limits);
+  // `number`: of the heap in its pool, 1 to 255, or 0 where there are more.
+  LocalHeap(PageSource& source, const LocalHeapLimits& limits, uint8_t number);
   LocalHeap(const LocalHeap&) = delete;
   LocalHeap& operator=(const LocalHeap&) = delete;
 
@@ -51,7 +52,12 @@ class LocalHeap {
     if (__builtin_expect(known == 0, 0)) return false;
     known_[size_class] = known - 1;
     const FreeBlock& block = small_[size_class][known - 1];
-    return Take(*block.span, block.index, out);
+    const uint32_t first_block = block.span.head_page() * kWordsPerPage;
+    const uint64_t block_bytes = kSizeClasses[size_class].block_bytes;
+    return Take(
+        view_.small_hold(block.id), block.id, block.span,
+        payload_ + block.span.head_page() * kPageBytes + (block.id - first_block) * block_bytes,
+        block_bytes, out);
   }
   [[nodiscard]] bool AllocateKnownLarge(uint32_t pages, Block* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
@@ -77,16 +83,26 @@ class LocalHeap {
 
   // Releases a block of one of this heap's spans.
   void Release(LocalSpan* span, const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    const uint32_t index = block.id - span->first_block;
-    HoldMoves<RealSync>::Release(span->holds[index], block.hold);
-    const uint32_t list = span->list;
-    if (__builtin_expect(list >= kSmallClassCount, 0)) {
+    if (span->list < kSmallClassCount) {
+      ReleaseSmall(span->list, block);
+    } else {
+      HoldMoves<RealSync>::Release(span->holds[0], block.hold);
       ReleaseLarge(span);
-      return;
     }
-    if (__builtin_expect(known_[list] == most_known_[list], 0))
-      Forget(list, (known_[list] + 1) / 2);
-    small_[list][known_[list]++] = {span, index};
+  }
+
+  // What PageSource::TagOf() says of the small blocks of this heap; their class is its lower byte.
+  uint8_t number() const { return number_; }
+  // The same for a block of that class, without a look at its span.
+  void ReleaseSmall(uint32_t size_class, const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
+    HoldMoves<RealSync>::Release(view_.small_hold(block.id), block.hold);
+    uint32_t known = known_[size_class];
+    if (__builtin_expect(known == most_known_[size_class], 0)) {
+      Forget(size_class, (known + 1) / 2);
+      known = known_[size_class];
+    }
+    small_[size_class][known] = {block.id, block.span};
+    known_[size_class] = known + 1;
   }
 
   // Gives back wholly free spans until at most `keep_bytes` of them are left. `look_at` spans
@@ -106,8 +122,8 @@ class LocalHeap {
   static constexpr uint32_t kMostKnown = 64;
 
   struct FreeBlock {
-    LocalSpan* span;
-    uint32_t index;
+    BlockId id;
+    BlockSpan span;
   };
   struct FreeSpan {
     LocalSpan* span;
@@ -115,15 +131,15 @@ class LocalHeap {
   };
 
   // A block that is free as far as is known; false if it is not.
-  bool Take(const LocalSpan& span, uint32_t index, Block* out) {
-    HoldMoves<RealSync>::Word& word = span.holds[index];
+  bool Take(HoldMoves<RealSync>::Word& word, BlockId id, BlockSpan span, std::byte* data,
+            uint64_t size_bytes, Block* out) {
     const HoldWord seen = HoldMoves<RealSync>::Load(word);
     if (__builtin_expect(!seen.IsFree(), 0)) return false;
     out->hold = HoldMoves<RealSync>::AllocateSeen(word, seen, member_);
-    out->data = span.data + index * span.block_bytes;
-    out->size_bytes = span.block_bytes;
-    out->id = span.first_block + index;
-    out->span = span.span;
+    out->data = data;
+    out->size_bytes = size_bytes;
+    out->id = id;
+    out->span = span;
     used_.store(true, std::memory_order_relaxed);
     return true;
   }
@@ -131,7 +147,7 @@ class LocalHeap {
   bool TakeLarge(LocalSpan* span, Block* out) {
     retained_bytes_ -= SpanBytes(*span);
     full_[span->list].PushBack(span);
-    return Take(*span, 0, out);
+    return Take(span->holds[0], span->first_block, span->span, span->data, span->block_bytes, out);
   }
 
   static uint64_t SpanBytes(const LocalSpan& span) { return span.pages * kPageBytes; }
@@ -170,7 +186,10 @@ class LocalHeap {
   }
 
   PageSource& source_;
+  const SegmentView<RealSync> view_;
+  std::byte* const payload_;
   const uint32_t member_;
+  const uint8_t number_;
   std::atomic<bool> used_{false};  // since the last WasUsed()
   const LocalHeapLimits limits_;
   // Free blocks of small classes that are in no span's stack.

@@ -76,6 +76,11 @@ class SpanList {
   size_t size_ = 0;
 };
 
+// Names a heap of a pool, 1 to 255, and one of its small classes.
+constexpr uint16_t SmallTag(uint8_t heap, uint32_t size_class) {
+  return static_cast<uint16_t>(heap << 8 | size_class);
+}
+
 // The LocalSpans of one segment, and the way from a page to its span. Spans are used again but
 // never deleted before the pool, so that any thread may look at `heap` of what For() returns.
 class SpanPool {
@@ -86,6 +91,12 @@ class SpanPool {
   // if `heap` says so.
   LocalSpan* For(uint32_t page) const { return spans_[page].load(std::memory_order_acquire); }
 
+  // Which heap has the small span of the page, and under which class, in a table that is dense
+  // enough for the caches where the spans themselves are not: see SmallTag(). Zero: neither is
+  // known here. Any thread; the answer is the caller's own if the heap is.
+  uint16_t TagOf(uint32_t page) const { return tags_[page].load(std::memory_order_relaxed); }
+  void SetTag(const LocalSpan& span, uint16_t tag);
+
   // A span for `pages` pages from `head_page` with `count` blocks, entered for all its pages
   // (small) or its first (large). One thread at a time.
   LocalSpan* Make(uint32_t head_page, uint32_t pages, uint16_t count, bool small);
@@ -93,6 +104,7 @@ class SpanPool {
 
  private:
   std::unique_ptr<std::atomic<LocalSpan*>[], void (*)(void*)> spans_;
+  std::unique_ptr<std::atomic<uint16_t>[], void (*)(void*)> tags_;
   std::deque<LocalSpan> all_;
   std::vector<std::unique_ptr<uint16_t[]>> stacks_;
   std::vector<std::vector<LocalSpan*>> free_by_count_;

@@ -34,8 +34,10 @@ class PageSource {
   // The span must be wholly free and out of every list.
   void GiveBack(LocalSpan* span);
 
-  // See SpanPool::For().
+  // See SpanPool.
   LocalSpan* For(uint32_t page) const { return pool_.For(page); }
+  uint16_t TagOf(uint32_t page) const { return pool_.TagOf(page); }
+  void SetTag(const LocalSpan& span, uint16_t tag) { pool_.SetTag(span, tag); }
 
   const SegmentView<RealSync>& view() const { return view_; }
   std::byte* payload() const { return payload_; }

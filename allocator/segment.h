@@ -122,12 +122,21 @@ class Segment {
 
   // Gives up a block that this member holds. Wakes those who wait for memory.
   void Release(const Block& block) {
+    // Only this thread makes a span its own or gives up one of its own, so what it finds in the
+    // tables is so. Others may give a span back for it if that is wholly free; it has our block.
+    const uint16_t tag = source_.TagOf(block.id / kWordsPerPage);
+    LocalHeap* const heap = heaps_->Known();
+    if (__builtin_expect(
+            tag != 0 && heap != nullptr && tag >> 8 == heap->number() && heap->lock.OwnerTryLock(),
+            1)) {
+      heap->ReleaseSmall(tag & 0xFF, block);
+      heap->lock.OwnerUnlockQuickly();
+      OwnMemoryCameBack();
+      return;
+    }
     // A span of another process is in no heap of this one.
     LocalSpan* const span = source_.For(block.id / kWordsPerPage);
     if (span != nullptr) {
-      LocalHeap* const heap = heaps_->Known();
-      // Only this thread makes a span its own or gives up one of its own, so the answer holds.
-      // Others may give it back for this heap if it is wholly free; it has our block.
       if (__builtin_expect(heap != nullptr && span->heap.load(std::memory_order_relaxed) == heap &&
                                heap->lock.OwnerTryLock(),
                            1)) {

@@ -114,7 +114,7 @@ class Program {
     HeapLoopsOptions options;
     options.live_blocks = FLAGS_live_blocks;
     options.segment_bytes = SegmentBytes();
-    options.repetitions = FLAGS_rounds / 4 + 1;
+    options.repetitions = FLAGS_rounds / 2 + 1;
     options.burst_ns = FLAGS_burst_us * 1e3;
     return options;
   }

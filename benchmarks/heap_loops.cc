@@ -2,6 +2,7 @@
 #include "benchmarks/heap_loops.h"
 
 #include <benchmark/benchmark.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cmath>
@@ -22,6 +23,19 @@ namespace handoff {
 namespace {
 
 int64_t NowNs() { return MonotonicClock().NowNanoseconds(); }
+
+// Where a burst of this thread began.
+struct Begin {
+  // Involuntary context switches of this thread so far.
+  static long Preemptions() {
+    rusage usage{};
+    HANDOFF_CHECK_EQ(getrusage(RUSAGE_THREAD, &usage), 0);
+    return usage.ru_nivcsw;
+  }
+
+  long preemptions = Preemptions();
+  int64_t ns = NowNs();
+};
 
 // Nothing is printed by Google Benchmark: the figures are of one thread, and its are not the same
 // thing in all its versions.
@@ -87,13 +101,13 @@ class Loops {
                                  [this, name, size_bytes](benchmark::State& state) {
                                    for (int i = 0; i < 16; ++i)
                                      heap_->Release(heap_->Allocate(size_bytes));
-                                   const int64_t begin_ns = NowNs();
+                                   const Begin begin;
                                    for ([[maybe_unused]] auto turn : state) {
                                      Piece piece = heap_->Allocate(size_bytes);
                                      benchmark::DoNotOptimize(&piece);
                                      heap_->Release(piece);
                                    }
-                                   Record(name, state, begin_ns, 1);
+                                   Record(name, state, begin, 1);
                                  })
         ->Threads(threads)
         ->UseRealTime()
@@ -120,9 +134,9 @@ class Loops {
                                               LiveSetPlan::kSteps;
                                    for (auto warm = state.max_iterations; warm > 0; --warm)
                                      step(i++);
-                                   const int64_t begin_ns = NowNs();
+                                   const Begin begin;
                                    for ([[maybe_unused]] auto turn : state) step(i++);
-                                   Record(name, state, begin_ns, 1);
+                                   Record(name, state, begin, 1);
                                    Empty(*plan, *pieces);
                                  })
         ->UseRealTime()
@@ -137,12 +151,12 @@ class Loops {
                                  [this, name, plan, pieces](benchmark::State& state) {
                                    Fill(*plan, *pieces);
                                    Empty(*plan, *pieces);
-                                   const int64_t begin_ns = NowNs();
+                                   const Begin begin;
                                    for ([[maybe_unused]] auto turn : state) {
                                      Fill(*plan, *pieces);
                                      Empty(*plan, *pieces);
                                    }
-                                   Record(name, state, begin_ns, pieces->size());
+                                   Record(name, state, begin, pieces->size());
                                  })
         ->UseRealTime()
         ->Iterations(1)
@@ -150,9 +164,11 @@ class Loops {
   }
 
  private:
-  void Record(const std::string& name, benchmark::State& state, int64_t begin_ns, size_t turns) {
+  void Record(const std::string& name, benchmark::State& state, const Begin& begin, size_t turns) {
+    const int64_t end_ns = NowNs();
+    if (Begin::Preemptions() != begin.preemptions) return;
     const auto count = static_cast<double>(state.max_iterations) * static_cast<double>(turns);
-    recorder_.Add(name, static_cast<double>(NowNs() - begin_ns) / count);
+    recorder_.Add(name, static_cast<double>(end_ns - begin.ns) / count);
   }
 
   // How many take about as long as a burst.

@@ -26,7 +26,8 @@ struct HeapLoopsOptions {
 };
 
 struct HeapLoopsResult {
-  // Nanoseconds of one thread for one allocation with its release, by LoopName().
+  // Nanoseconds of one thread for one allocation with its release, by the names below. Bursts
+  // in which the thread had to wait for its core are dropped.
   std::map<std::string, Samples> turn_ns;
   // Whether our segment could be had as one block after all that.
   bool segment_whole = false;
