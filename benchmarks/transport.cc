@@ -124,8 +124,11 @@ class Program {
   void Parts() {
     if (!Begin("parts")) return;
     constexpr uint32_t kParts = 16;
-    const auto all =
-        Compare({PartsOneWay(ChannelOf(CarrierKind::kRing, sizes_.front()), kParts)}, Options());
+    const auto all = Compare({PartsOneWay(ChannelOf(CarrierKind::kRing, sizes_.front()), kParts),
+                              PartsOneWay(ChannelOf(CarrierKind::kZeromq, sizes_.front()), kParts)},
+                             Options());
+    report_.Head();
+    report_.AtLeast(absl::StrCat(kParts, " parts: ring / ZeroMQ carrier"), all[0], all[1], 10);
     Figures({sizes_.front()}, {all});
   }
 
