@@ -38,9 +38,9 @@ std::string NewSession() {
 void Expect(const absl::Status& status) { HANDOFF_CHECK(status.ok()) << status.ToString(); }
 
 // One side of a channel: a transport and its sockets.
-class Channel {
+class ChannelSide {
  public:
-  Channel(const ChannelOptions& options, const std::string& session) : options_(options) {
+  ChannelSide(const ChannelOptions& options, const std::string& session) : options_(options) {
     auto transport = Transport::Open({.session = session,
                                       .segment_size_bytes = options.segment_bytes,
                                       .member_name = "benchmark"});
@@ -133,7 +133,7 @@ Contender OneWay(const ChannelOptions& options, Payload payload) {
   const bool touch = payload == Payload::kRead;
   return {.name = NameOf(options),
           .open = [options, session, touch](Side side) -> Burst {
-            auto channel = std::make_shared<Channel>(options, session);
+            auto channel = std::make_shared<ChannelSide>(options, session);
             if (side == Side::kA) {
               Socket& socket = channel->Bind(Pattern::kPush);
               return [channel, &socket, touch](uint64_t messages, std::vector<double>&) {
@@ -166,7 +166,7 @@ Contender PartsOneWay(const ChannelOptions& options, uint32_t parts) {
   const std::string session = NewSession();
   return {.name = NameOf(options),
           .open = [options, session, parts](Side side) -> Burst {
-            auto channel = std::make_shared<Channel>(options, session);
+            auto channel = std::make_shared<ChannelSide>(options, session);
             if (side == Side::kA) {
               Socket& socket = channel->Bind(Pattern::kPush);
               return [channel, &socket, parts](uint64_t messages, std::vector<double>&) {
@@ -196,7 +196,7 @@ Contender PublishTo(const ChannelOptions& options, uint32_t subscribers) {
   const std::string session = NewSession();
   return {.name = absl::StrCat("published to ", subscribers),
           .open = [options, session, subscribers](Side side) -> Burst {
-            auto channel = std::make_shared<Channel>(options, session);
+            auto channel = std::make_shared<ChannelSide>(options, session);
             if (side == Side::kA) {
               Socket& socket = channel->Bind(Pattern::kPublish);
               return [channel, &socket, subscribers](uint64_t messages, std::vector<double>&) {
@@ -232,7 +232,7 @@ Contender RoundTrip(const ChannelOptions& options) {
   const bool sleeps = options.spin == absl::ZeroDuration();
   return {.name = sleeps ? "ring, asleep" : "ring, awake",
           .open = [options, session](Side side) -> Burst {
-            auto channel = std::make_shared<Channel>(options, session);
+            auto channel = std::make_shared<ChannelSide>(options, session);
             if (side == Side::kA) {
               Socket& socket = channel->Bind(Pattern::kPair);
               return [channel, &socket](uint64_t messages, std::vector<double>& latencies_ns) {
