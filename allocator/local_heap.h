@@ -152,7 +152,8 @@ class LocalHeap {
 
   static uint64_t SpanBytes(const LocalSpan& span) { return span.pages * kPageBytes; }
 
-  bool AllocateSmall(uint32_t size_class, Block* out, absl::Status* why);
+  bool AllocateSmall(uint32_t size_class, Block* out, absl::Status* why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock);
   // From the span's own stack of free blocks to that of the class, which is empty.
   void Refill(uint32_t size_class, LocalSpan* span);
   // The oldest blocks in the stack of the class go back to their spans.
