@@ -76,11 +76,11 @@ TEST(OwnExplorationMutationTest, NoSecondLookAtHead) {
 TEST(OwnExplorationFullMutationTest, NoRowLook) {
   ExpectWrong(Mutation::kNoRowLook, {.kills = 1, .newcomers = 1, .claims = 1, .rings = kNoRing});
 }
-TEST(OwnExplorationFullMutationTest, RestartAtLapOne) {
+TEST(OwnExplorationMutationTest, RestartAtLapOne) {
   ExpectWrong(Mutation::kRestartAtLapOne,
               {.allocations = 2, .kills = 0, .closes = 1, .rings = kRing1To2});
 }
-TEST(OwnExplorationFullMutationTest, NoLookAtReceiver) {
+TEST(OwnExplorationMutationTest, NoLookAtReceiver) {
   ExpectWrong(Mutation::kNoLookAtReceiver, {.kills = 2, .rings = kRing1To2});
 }
 }  // namespace

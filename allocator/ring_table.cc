@@ -351,7 +351,7 @@ absl::StatusOr<RingInfo> RingTable::Open(EndpointId producer, const EndpointInfo
     info.word = *word;
     HANDOFF_CRASH_POINT("ring_table.open.after_open");
     RealSync::FullFence();
-    if (!IsLive(consumer.id)) {  // iii
+    if (!IsLive(consumer.id) || !members().Alive(consumer.member)) {  // iii
       RingWord seen = info.word;
       // Fails if the consumer, or its reclaimer, was faster.
       if (!ring.SetConsumerGone(&seen)) seen = ring.Word();

@@ -91,9 +91,11 @@ class RingUser {
 //   wake Killed after a: rings of a dead consumer. Stopped there: Tick() of this member.
 // Ring, by the member of the producer endpoint:
 //   i. the window is backed   ii. SpscRing::Open(), with endpoints and size in the row
-//   iii. fence; is the consumer's endpoint still live? Else both ends gone.   iv. changes + 1
+//   iii. fence; is the consumer's endpoint still live, and its member? Else both ends gone.
+//   iv. changes + 1
 //   Killed after ii: reclaim. iii is for a consumer that closes meanwhile: it frees its endpoint,
-//   then looks for rings; one of both sees the other.
+//   then looks for rings; one of both sees the other. And for one that is reclaimed meanwhile: its
+//   row is dead before its reclaimer looks for rings, while its endpoint is freed after that.
 class RingTable {
  public:
   // kFailedPrecondition: the bytes are of another layout.

@@ -347,7 +347,18 @@ class ExploredWorld::Actor {
     if (row.state != MemberState::kLive) return;
     Ring ring = w_.RingAt(k);
     const auto word = ring.Open(self_.slot, {self_, {peer, row.epoch}, w_.budget_.recalls > 0});
-    if (word.has_value()) StartProducer(k, *word);
+    if (!word.has_value()) return;
+    // As RingTable::Open: who is reclaimed meanwhile has its row dead before its rings are looked
+    // at.
+    if (!w_.members_.Alive({peer, row.epoch})) {
+      RingWord seen = *word;
+      if (!ring.SetConsumerGone(&seen)) seen = ring.Word();
+      while (seen.generation() == word->generation() && !seen.producer_gone() &&
+             !ring.SetProducerGone(&seen)) {
+      }
+      return;
+    }
+    StartProducer(k, *word);
   }
 
   [[gnu::noinline]] void Send(uint32_t k, uint32_t m) {
@@ -432,8 +443,11 @@ class ExploredWorld::Actor {
 
   [[gnu::noinline]] void Close(uint32_t k) {
     Spend(w_.shared_.left.closes);
+    Ghost<uint32_t>& closing = w_.shared_.closing;
+    closing.Set(closing.Get() | 1u << k);
     Ring ring = w_.RingAt(k);
     ring_reclaim().CloseConsumer(ring, ring.Word(), self_);
+    closing.Set(closing.Get() & ~(1u << k));
   }
 
   // In the order of Member::ReclaimMember.
@@ -567,10 +581,12 @@ void ExploredWorld::CheckThing(uint32_t thing) {
   }
   bool unread = false;
   if (const uint64_t in = shared_.published_in[thing].Get(); in != 0) {
-    const auto look = RingAt(static_cast<uint32_t>(in & 0xFF) - 1).Look();
+    const auto k = static_cast<uint32_t>(in & 0xFF) - 1;
+    const auto look = RingAt(k).Look();
     // With its ring, or its reader, the message may go.
-    unread = look.has_value() && look->word.generation() == in >> 8 &&
-             !look->word.consumer_gone() && shared_.session.IsReallyAlive(look->ends.consumer);
+    unread = (shared_.closing.Get() >> k & 1) == 0 && look.has_value() &&
+             look->word.generation() == in >> 8 && !look->word.consumer_gone() &&
+             shared_.session.IsReallyAlive(look->ends.consumer);
     const HoldWord as(shared_.published_as[thing].Get());
     if (unread && (!hold.IsSentTo(as.receiver()) || hold.generation() != as.generation())) {
       return Violate("a published message was freed under its living receiver");

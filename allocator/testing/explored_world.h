@@ -114,6 +114,7 @@ class ExploredWorld {
     // Where and how the thing was published; 0: it is not.
     Ghost<uint64_t> published_in[kThings];  // generation of the ring << 8 | ring + 1
     Ghost<uint64_t> published_as[kThings];  // hold
+    Ghost<uint32_t> closing;  // a bit for each ring whose reader frees what is unread, and goes
   };
 
   bool Has(uint32_t ring) const { return (budget_.rings >> ring & 1) != 0; }

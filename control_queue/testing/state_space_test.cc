@@ -156,7 +156,7 @@ TEST(StateSpaceTest, MergesTheOrdersOfIndependentSteps) {
   Shared shared;
   StateSpaceScenario scenario;
   scenario.shared = shared.bytes();
-  const auto count = [&shared](auto& word) {
+  const auto count = [](auto& word) {
     for (int i = 0; i < 10; ++i)
       word.store(word.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   };
