@@ -240,6 +240,16 @@ TEST_F(RingTornStateTest, OpenerKilledAfterTheClaim) {
   ExpectUsableAgain();
 }
 
+// The reclaimer of the consumer has looked at the rings, and not yet freed its endpoint.
+TEST_F(RingTornStateTest, OpenedToAReaderWhoseReclaimIsUnderWay) {
+  memory.members().MarkDead(consumers->self());
+  const EndpointId from = *bystanders->Add({.name = "late", .capacity = kCapacity});
+  const auto late = bystanders->Open(from, *bystanders->Look(to.row), kCapacity, false);
+  EXPECT_FALSE(late.ok());
+  EXPECT_TRUE(
+      RingWord{memory.layout().rings[1].header.word.load(std::memory_order_relaxed)}.free());
+}
+
 TEST_F(RingTornStateTest, EndpointHalfMade) {
   EndpointRow& row = memory.layout().endpoints[5];
   memory.layout().header.endpoints_used.store(6, std::memory_order_relaxed);
