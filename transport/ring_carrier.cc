@@ -601,9 +601,14 @@ SocketStatistics RingCarrier::Statistics() const {
   }
   for (const RingPeerStatistics& peer : receives_from) {
     if (peer.gone) continue;
-    statistics.peers.push_back({.peer = Describe(peer.member),
-                                .messages_received = peer.messages,
-                                .bytes_received = peer.bytes});
+    PeerStatistics one;
+    one.peer = Describe(peer.member);
+    one.messages_received = peer.messages;
+    one.bytes_received = peer.bytes;
+    for (const RefusedPeer& refused : statistics.refused_peers) {
+      if (refused.peer == one.peer) one.refused_frames = refused.frames;
+    }
+    statistics.peers.push_back(std::move(one));
   }
   return statistics;
 }

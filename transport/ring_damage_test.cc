@@ -132,6 +132,8 @@ TEST_F(RingDamageTest, DropsForgedNamesCountsThemAndReportsTheirSenderOnce) {
   EXPECT_EQ(statistics.stale_handles + statistics.bad_frames, 10u);
   ASSERT_EQ(statistics.refused_peers.size(), 1u);
   EXPECT_EQ(statistics.refused_peers[0].frames, 10u);
+  ASSERT_EQ(statistics.peers.size(), 1u);
+  EXPECT_EQ(statistics.peers[0].refused_frames, 10u);
   EXPECT_NE(statistics.refused_peers[0].peer.find("pid "), std::string::npos);
   EXPECT_NE(statistics.refused_peers[0].reason, "");
 }

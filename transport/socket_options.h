@@ -40,9 +40,9 @@ enum class SlowPolicy : uint8_t {
 // All of it counts from the next Bind() or Connect() on.
 struct SocketOptions {
   // High-water marks, in messages, for each peer: so many may wait at the sender, and as many at
-  // the receiver, before a send has to wait. 1 to 1 000 000. On ZeroMQ addresses what the kernel's
-  // buffers hold comes on top of that. Raise them for bursts, lower them to keep less memory under
-  // way.
+  // the receiver, before a send has to wait. 1 to 1 000 000; on ring:// up to 8192, which Bind()
+  // and Connect() check. On ZeroMQ addresses what the kernel's buffers hold comes on top of that.
+  // Raise them for bursts, lower them to keep less memory under way.
   uint32_t send_high_water_mark = 1024;
   uint32_t receive_high_water_mark = 1024;
 

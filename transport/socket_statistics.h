@@ -26,6 +26,7 @@ struct PeerStatistics {
   uint64_t bytes_received = 0;
   uint64_t depth = 0;             // messages sent that it has not taken
   uint64_t dropped_messages = 0;  // not sent to it, or taken back from it, because it was slow
+  uint64_t refused_frames = 0;    // of all that came from it and was dropped
 };
 
 // A socket since it was made, at about one moment.
