@@ -22,6 +22,8 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "allocator/member.h"
+#include "allocator/session_audit.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/testing/child_process.h"
@@ -176,6 +178,8 @@ class FarmTest : public SessionFixture {
         // One that stands still keeps what it has, and the others go on.
         ASSERT_TRUE(workers[i].Stop());
         ++stops_;
+        EXPECT_TRUE(GoesOn(ledger_->received)) << "after " << killed_.size() << " kills\n"
+                                               << DescribeRings();
         for (uint32_t other = 0; other < kWorkers; ++other) {
           EXPECT_TRUE(other == i || GoesOn(ledger_->turns[other])) << other << " hangs";
         }
@@ -204,6 +208,34 @@ class FarmTest : public SessionFixture {
     })) << "messages are neither delivered nor lost";
     for (ChildProcess& worker : workers) worker.Kill();
     for (ChildProcess& worker : workers) EXPECT_EQ(worker.Wait(), ChildExit::Signal(SIGKILL));
+  }
+
+  // Who has which ring, for a failure.
+  std::string DescribeRings() const {
+    SessionOptions options;
+    options.names.session = session_.name();
+    options.names.shm_dir = session_.directory();
+    const auto member = handoff::Member::Join(std::move(options));
+    if (!member.ok()) return member.status().ToString();
+    RingTable& rings = (*member)->rings();
+    std::string text;
+    for (uint32_t row = 0; row < rings.rings_used(); ++row) {
+      const auto info = rings.LookAtRing(row);
+      if (!info.has_value()) continue;
+      const auto look = rings.Ring(row, info->entries).Look();
+      uint64_t unread = 0;
+      while (look.has_value() && unread < info->entries &&
+             rings.Ring(row, info->entries).ReadPublished(look->head + unread).has_value()) {
+        ++unread;
+      }
+      text += "ring " + std::to_string(row) + ": from " + std::to_string(info->ends.producer.slot) +
+              (info->word.producer_gone() ? " (gone)" : "") + " to " +
+              std::to_string(info->ends.consumer.slot) +
+              (info->word.consumer_gone() ? " (gone)" : "") + ", unread " + std::to_string(unread) +
+              "\n";
+    }
+    for (const std::string& line : AuditSession(**member)) text += line + "\n";
+    return text;
   }
 
   void End() {
