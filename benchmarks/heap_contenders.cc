@@ -73,6 +73,11 @@ class PlainRing {
     values_[tail_ % kMostEntries] = value;
     published_.store(++tail_, std::memory_order_release);
   }
+  // What Pop() will give after `ahead` others, if that is known to be there; else null.
+  const T* Peek(uint64_t ahead) const {
+    const uint64_t index = head_.load(std::memory_order_relaxed) + ahead;
+    return index < seen_tail_ ? &values_[index % kMostEntries] : nullptr;
+  }
   T Pop() {
     const uint64_t head = head_.load(std::memory_order_relaxed);
     while (head == seen_tail_) {
@@ -183,6 +188,11 @@ Contender SegmentPair(size_t size_bytes, uint64_t segment_bytes) {
               const uint32_t sender = **other;
               Segment& segment = heap->segment();
               for (uint64_t i = warm_up.More(messages); i > 0; --i) {
+                // As the receiver of a carrier does.
+                constexpr uint64_t kFetchedAhead = 8;
+                if (const Handle* next = ring->Peek(kFetchedAhead); next != nullptr) {
+                  segment.PrefetchHold(next->id);
+                }
                 const Handle handle = ring->Pop();
                 Block block;
                 HANDOFF_CHECK(

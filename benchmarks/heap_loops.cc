@@ -58,6 +58,8 @@ class Recorder {
   HeapLoopsResult result_;
 };
 
+constexpr int64_t kMostWarmNs = 50'000'000;
+
 // What is random is drawn before time is taken.
 struct LiveSetPlan {
   static constexpr size_t kSteps = 1 << 16;
@@ -127,18 +129,21 @@ class Loops {
     };
     const size_t iterations = Iterations(step);
     Empty(*plan, *pieces);
-    benchmark::RegisterBenchmark(name.c_str(),
-                                 [this, name, plan, pieces, step](benchmark::State& state) {
-                                   Fill(*plan, *pieces);
-                                   size_t i = static_cast<size_t>(std::hash<int64_t>()(NowNs())) %
-                                              LiveSetPlan::kSteps;
-                                   for (auto warm = state.max_iterations; warm > 0; --warm)
-                                     step(i++);
-                                   const Begin begin;
-                                   for ([[maybe_unused]] auto turn : state) step(i++);
-                                   Record(name, state, begin, 1);
-                                   Empty(*plan, *pieces);
-                                 })
+    benchmark::RegisterBenchmark(
+        name.c_str(),
+        [this, name, plan, pieces, step](benchmark::State& state) {
+          Fill(*plan, *pieces);
+          size_t i = static_cast<size_t>(std::hash<int64_t>()(NowNs())) % LiveSetPlan::kSteps;
+          // A set that has just been filled takes a while to settle.
+          const size_t settled = i + 10 * pieces->size();
+          for (const int64_t warm_ns = NowNs(); i < settled && NowNs() - warm_ns < kMostWarmNs;) {
+            for (int warm = 0; warm < 64; ++warm) step(i++);
+          }
+          const Begin begin;
+          for ([[maybe_unused]] auto turn : state) step(i++);
+          Record(name, state, begin, 1);
+          Empty(*plan, *pieces);
+        })
         ->UseRealTime()
         ->Iterations(static_cast<int64_t>(iterations))
         ->Repetitions(options_.repetitions);
