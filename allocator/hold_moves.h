@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "allocator/hold.h"
-#include "base/mutation.h"
 #include "base/check.h"
+#include "base/mutation.h"
 
 namespace handoff {
 

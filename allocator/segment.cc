@@ -167,7 +167,8 @@ void Segment::StopWaiting() {
 }
 
 absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) const {
-  std::string text = absl::StrCat("segment ", name_, ": ", DescribeShortage(Usage(), size_bytes, &members_));
+  std::string text =
+      absl::StrCat("segment ", name_, ": ", DescribeShortage(Usage(), size_bytes, &members_));
   if (!why.ok()) {
     const absl::string_view reason = why.message();
     absl::StrAppend(&text, "; ", reason);

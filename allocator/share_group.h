@@ -9,7 +9,6 @@
 
 #include "allocator/hold.h"
 #include "allocator/hold_moves.h"
-#include "base/mutation.h"
 #include "allocator/page_word.h"
 #include "allocator/part_name.h"
 #include "allocator/segment_layout.h"
@@ -17,6 +16,7 @@
 #include "allocator/size_class.h"
 #include "base/check.h"
 #include "base/crash_point.h"
+#include "base/mutation.h"
 
 namespace handoff {
 
