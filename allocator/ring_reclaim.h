@@ -28,6 +28,9 @@ namespace handoff {
 //   3. first invalid lap: producer gone, by CAS with the other bit as noted in 1; failed: again
 //   from 1
 //   4. wake the consumer
+//   5. r's row is not live? Consumer gone as well: v may have been killed when it had opened the
+//   ring to a dead r and not looked at r's row yet, while r's reclaim had passed already. What was
+//   published is freed by then: by 2, or with the words of r.
 // v is the consumer:  consumer gone, wake the producer, which takes back what is unread. An opening
 // ring of v: free. The look at r after the relabelling: r's own reclaim may have passed the word
 // before it was relabelled; one of both sees the other, because both moves before the looks are
@@ -42,7 +45,8 @@ class RingReclaim {
 
   RingReclaim(const MemberTable<Sync>& members, Names names) : members_(members), names_(names) {}
 
-  // True if the ring concerned the victim and somebody at its other end should be woken.
+  // True if the ring concerned the victim and somebody at its other end should be told. Also if the
+  // victim's end has gone already: who has done that may have been killed before it told.
   bool Ring(SpscRing<Sync>& ring, MemberId victim) const {
     const RingWord word = ring.Word();
     if (word.opening()) {
@@ -52,17 +56,18 @@ class RingReclaim {
     const auto look = ring.Look();
     if (!look.has_value()) return false;
     bool concerned = false;
-    if (look->ends.producer == victim && !look->word.producer_gone()) {
-      Producer(ring, victim, [this, victim] { return StillDead(victim); });
-      concerned = true;
-    }
-    if (look->ends.consumer == victim && !look->word.consumer_gone()) {
-      RingWord seen = look->word;
-      while (seen.generation() == look->word.generation() && !seen.consumer_gone() &&
-             !ring.SetConsumerGone(&seen)) {
+    if (look->ends.producer == victim) {
+      if (!look->word.producer_gone()) {
+        Producer(ring, victim, [this, victim] { return StillDead(victim); });
       }
-      HANDOFF_CRASH_POINT("ring.reclaim.after_consumer_gone");
-      concerned = true;
+      concerned = EndUnread(ring, *look);
+    }
+    if (look->ends.consumer == victim) {
+      if (!look->word.consumer_gone()) {
+        ConsumerGone(ring, look->word);
+        HANDOFF_CRASH_POINT("ring.reclaim.after_consumer_gone");
+      }
+      concerned = concerned || !look->word.producer_gone();
     }
     return concerned;
   }
@@ -99,6 +104,23 @@ class RingReclaim {
  private:
   bool StillDead(MemberId victim) const {
     return members_.Word(victim.slot) == MemberWord{victim.epoch, MemberState::kDead};
+  }
+
+  static void ConsumerGone(SpscRing<Sync>& ring, RingWord seen) {
+    const uint64_t generation = seen.generation();
+    while (seen.generation() == generation && !seen.consumer_gone() &&
+           !ring.SetConsumerGone(&seen)) {
+    }
+  }
+
+  // 5. The producer has gone. False if nobody is left to receive what is in the ring.
+  bool EndUnread(SpscRing<Sync>& ring, const typename SpscRing<Sync>::Snapshot& look) const {
+    Sync::FullFence();  // before the look at r
+    const RingWord now = ring.Word();
+    if (now.generation() != look.word.generation() || now.consumer_gone()) return false;
+    if (members_.Alive(look.ends.consumer)) return true;
+    if (now.producer_gone()) ConsumerGone(ring, now);
+    return false;
   }
 
   template <class Gone>

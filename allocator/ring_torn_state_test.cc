@@ -250,6 +250,57 @@ TEST_F(RingTornStateTest, OpenedToAReaderWhoseReclaimIsUnderWay) {
       RingWord{memory.layout().rings[1].header.word.load(std::memory_order_relaxed)}.free());
 }
 
+TEST_F(RingTornStateTest, OpenerKilledBeforeItsLookAtAReaderThatWasReclaimed) {
+  Reclaim(*consumers);
+  RingWord word = ring().Word();
+  ASSERT_TRUE(ring().SetProducerGone(&word));
+  // Opened after the reclaimer of the consumer had passed the row.
+  const RingEnds ends{producers->self(), consumers->self(), false};
+  ASSERT_TRUE(ring().Open(kProducer, ends).has_value());
+  Reclaim(*producers);
+  ExpectUsableAgain();
+}
+
+// As above, and its reclaimer killed as well, between the two ends.
+TEST_F(RingTornStateTest, ReclaimerKilledBeforeItEndsARingToAReaderThatWasReclaimed) {
+  Reclaim(*consumers);
+  RingWord word = ring().Word();
+  ASSERT_TRUE(ring().SetProducerGone(&word));
+  const RingEnds ends{producers->self(), consumers->self(), false};
+  word = *ring().Open(kProducer, ends);
+  memory.members().MarkDead(producers->self());
+  ASSERT_TRUE(ring().SetProducerGone(&word));
+  Reclaim(*producers);
+  ExpectUsableAgain();
+}
+
+// Killed after an end, before the change was counted: the next reclaimer counts it, as long as the
+// other end has not seen it.
+TEST_F(RingTornStateTest, ReclaimerKilledBeforeItTellsTheProducer) {
+  memory.members().MarkDead(consumers->self());
+  bystanders->Reclaim(consumers->self(), memory.names());
+  const uint64_t before = producers->changes();
+  bystanders->Reclaim(consumers->self(), memory.names());
+  EXPECT_NE(producers->changes(), before);
+  RingWord word = ring().Word();
+  ASSERT_TRUE(ring().SetProducerGone(&word));
+  const uint64_t after = producers->changes();
+  bystanders->Reclaim(consumers->self(), memory.names());
+  EXPECT_EQ(producers->changes(), after);
+}
+
+TEST_F(RingTornStateTest, ReclaimerKilledBeforeItTellsTheConsumer) {
+  memory.members().MarkDead(producers->self());
+  bystanders->Reclaim(producers->self(), memory.names());
+  const uint64_t before = consumers->changes();
+  bystanders->Reclaim(producers->self(), memory.names());
+  EXPECT_NE(consumers->changes(), before);
+  EndConsumer();
+  const uint64_t after = consumers->changes();
+  bystanders->Reclaim(producers->self(), memory.names());
+  EXPECT_EQ(consumers->changes(), after);
+}
+
 TEST_F(RingTornStateTest, EndpointHalfMade) {
   EndpointRow& row = memory.layout().endpoints[5];
   memory.layout().header.endpoints_used.store(6, std::memory_order_relaxed);
