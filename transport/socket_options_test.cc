@@ -89,7 +89,7 @@ TEST(SocketOptionsTest, RefuseNamesAndValuesThatAreNotThereAndStayAsTheyWere) {
   expect("linger", "2h", "from 0 to 1h");
   expect("tcp-keepalive", "perhaps", "true or false");
   expect("slow-policy", "drop", "drop-newest");
-  EXPECT_EQ(options.receive_high_water_mark, 1000u);
+  EXPECT_EQ(options.receive_high_water_mark, SocketOptions().receive_high_water_mark);
   EXPECT_EQ(options.linger, absl::Milliseconds(500));
 }
 
