@@ -19,6 +19,7 @@
 #include "allocator/testing/kill_harness.h"
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
 #include "transport/message.h"
@@ -67,6 +68,7 @@ class SocketStage : public KillStage {
   ~SocketStage() override { Finish(); }
 
   void SetUpVictim() override {
+    victim_has_started_.Signal();
     victim = Open();
     script_.set_up(*this);
   }
@@ -142,6 +144,10 @@ class SocketStage : public KillStage {
   void SendOnceVictimListens(Pattern pattern, int count, size_t parts) {
     sender_socket_ = Bind(*survivor, pattern, Address());
     sender_ = std::thread([this, count, parts] {
+      // A child that is forked while this thread has a lock would wait for it for ever.
+      while (!victim_has_started_.Wait(absl::Milliseconds(5))) {
+        if (end_sending_.load(std::memory_order_acquire)) return;
+      }
       for (int i = 0; i < count && !end_sending_.load(std::memory_order_acquire); ++i) {
         std::vector<Message> all;
         for (size_t part = 0; part < parts; ++part) all.push_back(Filled(*survivor, 1000));
@@ -246,6 +252,7 @@ class SocketStage : public KillStage {
     })) << "not everything can be allocated";
   }
 
+  ProcessSignal victim_has_started_;
   std::atomic<bool> end_sending_{false};
   std::unique_ptr<Socket> sender_socket_;  // used by sender_
   std::thread sender_;
