@@ -23,6 +23,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "allocator/member.h"
+#include "allocator/ring_table.h"
 #include "allocator/session_audit.h"
 #include "base/check.h"
 #include "base/clock.h"
@@ -205,19 +206,40 @@ class FarmTest : public SessionFixture {
       before = received;
       if (!quiet) absl::SleepFor(absl::Milliseconds(200));
       return quiet;
-    })) << "messages are neither delivered nor lost";
+    })) << "messages are neither delivered nor lost\n"
+        << DescribeRings();
     for (ChildProcess& worker : workers) worker.Kill();
     for (ChildProcess& worker : workers) EXPECT_EQ(worker.Wait(), ChildExit::Signal(SIGKILL));
+    // A ring that stayed for each killed worker would use up the table in the end.
+    if (strict_) {
+      const auto member = Observer();
+      EXPECT_TRUE(WaitFor([&] { return OpenRings(member->rings()) == 0; }))
+          << "rings of killed workers stay\n"
+          << DescribeRings();
+    }
+  }
+
+  std::unique_ptr<handoff::Member> Observer() const {
+    SessionOptions options;
+    options.names.session = session_.name();
+    options.names.shm_dir = session_.directory();
+    auto member = handoff::Member::Join(std::move(options));
+    HANDOFF_CHECK(member.ok()) << member.status().ToString();
+    return *std::move(member);
+  }
+
+  static uint32_t OpenRings(const RingTable& rings) {
+    uint32_t open = 0;
+    for (uint32_t row = 0; row < rings.rings_used(); ++row) {
+      if (rings.LookAtRing(row).has_value()) ++open;
+    }
+    return open;
   }
 
   // Who has which ring, for a failure.
   std::string DescribeRings() const {
-    SessionOptions options;
-    options.names.session = session_.name();
-    options.names.shm_dir = session_.directory();
-    const auto member = handoff::Member::Join(std::move(options));
-    if (!member.ok()) return member.status().ToString();
-    RingTable& rings = (*member)->rings();
+    const auto member = Observer();
+    RingTable& rings = member->rings();
     std::string text;
     for (uint32_t row = 0; row < rings.rings_used(); ++row) {
       const auto info = rings.LookAtRing(row);
@@ -234,7 +256,7 @@ class FarmTest : public SessionFixture {
               (info->word.consumer_gone() ? " (gone)" : "") + ", unread " + std::to_string(unread) +
               "\n";
     }
-    for (const std::string& line : AuditSession(**member)) text += line + "\n";
+    for (const std::string& line : AuditSession(*member)) text += line + "\n";
     return text;
   }
 
