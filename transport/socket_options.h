@@ -51,8 +51,9 @@ struct SocketOptions {
   uint32_t kernel_send_buffer_bytes = 0;
   uint32_t kernel_receive_buffer_bytes = 0;
 
-  // How long the end of the transport waits for handles that have been sent but not handed to the
-  // system. 0 to 1 hour.
+  // Of ZeroMQ addresses: how long the end of the transport waits, from the Close() of the socket
+  // on, for handles that have been sent but not handed to the system, or, on ipc://, not read by
+  // the receiver's process, whose queue may be full; what waits then is lost. 0 to 1 hour.
   absl::Duration linger = absl::Milliseconds(500);
 
   // Pause before a lost or refused connection is tried again; with every failure it doubles, up to

@@ -197,6 +197,77 @@ TEST_F(SocketProcessTest, DeliversWhatASenderHadSentThatWasKilled) {
   DeliverWithoutSender({.killed = true, .sender_binds = true});
 }
 
+TEST_F(SocketProcessTest, DeliversWhatHadNoRoomInTheReceiversQueueWhenItsSenderLeft) {
+  constexpr uint64_t kAtLeast = 1024;
+  for (const bool binds : {false, true}) {
+    for (const bool stays : {false, true}) {
+      auto transport = OpenTransport();
+      SocketOptions options = PatientOptions();
+      options.receive_high_water_mark = 1;
+      auto pull = binds ? Connect(*transport, Pattern::kPull, Address(), options)
+                        : Bind(*transport, Pattern::kPull, Address(), options);
+      ProcessSignal closed;
+      ProcessSignal received;
+      ChildProcess sender = Member([&](Transport& mine) {
+        auto push = binds ? Bind(mine, Pattern::kPush, Address())
+                          : Connect(mine, Pattern::kPush, Address());
+        // As many as the queues and the buffers of the system take.
+        uint64_t sent = 0;
+        const auto send = [&](const Deadline& deadline) {
+          auto message = mine.Allocate(sizeof(sent));
+          ASSERT_TRUE(message.ok()) << message.status().ToString();
+          std::memcpy(message->mutable_bytes().data(), &sent, sizeof(sent));
+          if (push->Send(*std::move(message), deadline) == SocketResult::kOk) ++sent;
+        };
+        for (uint64_t i = 0; i < kAtLeast; ++i) send(Soon());
+        for (uint64_t before = 0; before != sent;) {
+          before = sent;
+          send(Deadline::After(absl::Milliseconds(10)));
+        }
+        EXPECT_GE(sent, kAtLeast);
+        push->Close();
+        closed.Signal();
+        if (stays) {
+          EXPECT_TRUE(received.Wait());
+        }
+      });
+      ASSERT_TRUE(closed.Wait());
+      // Time to lose something.
+      absl::SleepFor(absl::Milliseconds(20));
+      Message message;
+      const uint64_t posted = transport->Usage().used_blocks;
+      EXPECT_GE(posted, kAtLeast);
+      for (uint64_t i = 0; i < posted; ++i) {
+        ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk) << i << " of " << posted;
+        uint64_t number;
+        ASSERT_EQ(message.size(), sizeof(number));
+        std::memcpy(&number, message.data(), sizeof(number));
+        ASSERT_EQ(number, i);
+      }
+      message.Release();
+      EXPECT_TRUE(WaitFor([&] { return pull->Statistics().connected_peers == 0; }));
+      received.Signal();
+      EXPECT_EQ(sender.Wait(), ChildExit::Code(0));
+      ExpectSegmentWhole();
+    }
+  }
+}
+
+TEST_F(SocketProcessTest, EndsAfterItsLingerWhenTheReceiverReadsNothing) {
+  auto transport = OpenTransport();
+  SocketOptions options;
+  options.receive_high_water_mark = 1;
+  options.linger = absl::Milliseconds(20);
+  auto pull = Bind(*transport, Pattern::kPull, Address(), options);
+  ChildProcess sender = Member([&](Transport& mine) {
+    auto push = Connect(mine, Pattern::kPush, Address(), options);
+    for (int i = 0; i < 1000; ++i) {
+      ASSERT_EQ(push->Send(Filled(mine, 10, 1), Soon()), SocketResult::kOk);
+    }
+  });
+  EXPECT_EQ(sender.Wait(), ChildExit::Code(0));
+}
+
 TEST_F(SocketProcessTest, SendsToTheOtherReceiversWhenOneIsGone) {
   auto transport = OpenTransport();
   auto push = Bind(*transport, Pattern::kPush, Address());

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "allocator/ring_table.h"
 #include "allocator/segment_layout.h"
 #include "allocator/segment_table.h"
 #include "allocator/size_class.h"
@@ -58,12 +59,15 @@ Transport::Transport(const TransportOptions& options, std::unique_ptr<Member> me
     : session_(options.session),
       member_(std::move(member)),
       segment_(member_->main_segment()),
-      zeromq_(options.io_threads) {}
+      zeromq_(options.io_threads) {
+  member_->rings().Register(&zeromq_.departures());
+}
 
 Transport::~Transport() {
   if (InForkedChild()) return;
   HANDOFF_CHECK_EQ(open_sockets_.load(std::memory_order_acquire), 0)
       << "sockets are left when their transport of session " << session_ << " ends";
+  member_->rings().Unregister(&zeromq_.departures());
 }
 
 absl::StatusOr<Message> Transport::Allocate(size_t size_bytes, const AllocateOptions& options) {

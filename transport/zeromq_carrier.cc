@@ -35,6 +35,7 @@
 #include "transport/member_text.h"
 #include "transport/parcel.h"
 #include "transport/socket_counters.h"
+#include "transport/zeromq_departures.h"
 #include "transport/zeromq_port.h"
 
 namespace handoff::internal {
@@ -51,10 +52,11 @@ constexpr absl::Duration kSendSlice = absl::Milliseconds(50);
 
 class ZeromqCarrier final : public Carrier, public RingUser {
  public:
-  ZeromqCarrier(const CarrierContext& context, void* zeromq)
+  ZeromqCarrier(const CarrierContext& context, void* zeromq, ZeromqDepartures& departures)
       : context_(context),
         member_(*context.member),
         zeromq_(zeromq),
+        departures_(departures),
         receives_(PatternReceives(context.pattern)) {
     // So that nobody takes the reply to another's request for his own.
     std::random_device random;
@@ -116,6 +118,7 @@ class ZeromqCarrier final : public Carrier, public RingUser {
   const CarrierContext context_;
   Member& member_;
   void* const zeromq_;
+  ZeromqDepartures& departures_;
 
   // Guards the channel, from before a hold is posted on it until that has been handed over or taken
   // back: this socket's thread against the tick.
@@ -585,7 +588,10 @@ void ZeromqCarrier::Close() {
     if (lost_) TakeAnotherChannel();
     (void)member_.channels().Move(*channel_, ChannelState::kClosed);
   }
-  for (const auto& port : ports_) port->Close();
+  for (const auto& port : ports_) {
+    if (channel_.has_value()) departures_.Keep(port->peers(), context_.options.linger);
+    port->Close();
+  }
   if (receives_ && entered_) member_.channels().RemoveReceiver();
 }
 
@@ -618,7 +624,7 @@ absl::StatusOr<std::unique_ptr<Carrier>> MakeZeromqCarrier(const CarrierContext&
   }
   const absl::StatusOr<void*> zeromq_context = zeromq.Get();
   if (!zeromq_context.ok()) return zeromq_context.status();
-  return std::make_unique<ZeromqCarrier>(context, *zeromq_context);
+  return std::make_unique<ZeromqCarrier>(context, *zeromq_context, zeromq.departures());
 }
 
 }  // namespace handoff::internal

@@ -27,6 +27,7 @@ ZeromqContext::~ZeromqContext() {
     HANDOFF_CHECK_EQ(errno, EINTR) << "zmq_ctx_term: " << zmq_strerror(errno);
   }
   HANDOFF_CRASH_POINT("zeromq.context.after_term");
+  departures_.Wait();
 }
 
 absl::StatusOr<void*> ZeromqContext::Get() {

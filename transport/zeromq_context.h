@@ -7,6 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "transport/zeromq_departures.h"
 
 namespace handoff::internal {
 
@@ -16,9 +17,9 @@ class ZeromqContext {
  public:
   // `io_threads` from 1 to 16.
   explicit ZeromqContext(uint32_t io_threads) : io_threads_(io_threads) {}
-  // All its sockets are closed. Waits until their handles are handed to the system, as long as
-  // their linger says. In a forked child it leaves everything as it is: the threads are the
-  // parent's.
+  // All its sockets are closed. Waits until their handles are handed to the system, and on ipc://
+  // read by the receivers' processes, as long as their linger says. In a forked child it leaves
+  // everything as it is: the threads are the parent's.
   ~ZeromqContext();
   ZeromqContext(const ZeromqContext&) = delete;
   ZeromqContext& operator=(const ZeromqContext&) = delete;
@@ -26,8 +27,12 @@ class ZeromqContext {
   // For zmq_socket(). kResourceExhausted: no descriptors left.
   absl::StatusOr<void*> Get();
 
+  // For the regular work, too.
+  ZeromqDepartures& departures() { return departures_; }
+
  private:
   const uint32_t io_threads_;
+  ZeromqDepartures departures_;
   absl::Mutex mutex_;
   void* context_ ABSL_GUARDED_BY(mutex_) = nullptr;
   uint32_t fork_generation_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "absl/status/status.h"
@@ -19,6 +20,9 @@ namespace {
 constexpr int kFailures = ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
                           ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
 
+// These and the end carry the descriptor.
+constexpr int kBeginnings = ZMQ_EVENT_CONNECTED | ZMQ_EVENT_ACCEPTED;
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ZeromqPeers>> ZeromqPeers::Watch(void* context, void* socket) {
@@ -28,7 +32,8 @@ absl::StatusOr<std::unique_ptr<ZeromqPeers>> ZeromqPeers::Watch(void* context, v
   const auto failed = [&](const char* what) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": ", zmq_strerror(errno)));
   };
-  constexpr int kEvents = ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | kFailures;
+  constexpr int kEvents =
+      kBeginnings | ZMQ_EVENT_HANDSHAKE_SUCCEEDED | ZMQ_EVENT_DISCONNECTED | kFailures;
   if (zmq_socket_monitor(socket, name.c_str(), kEvents) != 0) return failed("zmq_socket_monitor");
   void* const events = zmq_socket(context, ZMQ_PAIR);
   if (events == nullptr) {
@@ -53,6 +58,7 @@ void ZeromqPeers::Stop() {
   zmq_close(events_);
   events_ = nullptr;
   connected_ = 0;
+  descriptors_.clear();
 }
 
 int ZeromqPeers::fd() {
@@ -66,30 +72,45 @@ int ZeromqPeers::fd() {
 
 uint32_t ZeromqPeers::Count() {
   absl::MutexLock lock(&mutex_);
-  if (events_ == nullptr) return 0;
+  Read();
+  return static_cast<uint32_t>(std::max<int64_t>(connected_, 0));
+}
+
+std::set<int> ZeromqPeers::Descriptors() {
+  absl::MutexLock lock(&mutex_);
+  Read();
+  return descriptors_;
+}
+
+void ZeromqPeers::Read() {
+  if (events_ == nullptr) return;
   zmq_msg_t frame;
   zmq_msg_init(&frame);
-  // Each report is a frame that begins with the number of the event, and one with the address.
+  // Each report is a frame with the number of the event and its value, and one with the address.
   bool first = true;
   while (zmq_msg_recv(&frame, events_, ZMQ_DONTWAIT) >= 0) {
-    if (first && zmq_msg_size(&frame) >= sizeof(uint16_t)) {
-      uint16_t event;
-      std::memcpy(&event, zmq_msg_data(&frame), sizeof(event));
-      Handle(event);
+    uint16_t event;
+    int32_t value;
+    if (first && zmq_msg_size(&frame) >= sizeof(event) + sizeof(value)) {
+      const auto* const bytes = static_cast<const std::byte*>(zmq_msg_data(&frame));
+      std::memcpy(&event, bytes, sizeof(event));
+      std::memcpy(&value, bytes + sizeof(event), sizeof(value));
+      Handle(event, value);
     }
     first = zmq_msg_more(&frame) == 0;
   }
   zmq_msg_close(&frame);
-  return static_cast<uint32_t>(std::max<int64_t>(connected_, 0));
 }
 
-void ZeromqPeers::Handle(uint16_t event) {
+void ZeromqPeers::Handle(uint16_t event, int value) {
+  if ((event & kBeginnings) != 0) descriptors_.insert(value);
   // A connection that ends is reported as disconnected in any case: if it never got beyond the
   // handshake, after a report of that.
   if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED || (event & kFailures) != 0) {
     ++connected_;
   } else if (event == ZMQ_EVENT_DISCONNECTED) {
     --connected_;
+    descriptors_.erase(value);
     lost_.store(true, std::memory_order_relaxed);
     losses_.fetch_add(1, std::memory_order_relaxed);
   }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
@@ -41,18 +42,24 @@ class ZeromqPeers {
   // How many connections have ended, as far as Count() has learned. Any thread.
   uint64_t losses() const { return losses_.load(std::memory_order_relaxed); }
 
+  // Of the connections, as far as ZeroMQ has reported them. They are ZeroMQ's, which may close them
+  // at any time. Any thread.
+  std::set<int> Descriptors();
+
   // Before the socket is closed, by the thread that uses it. Then there are no peers.
   void Stop();
 
  private:
   ZeromqPeers(void* socket, void* events) : socket_(socket), events_(events) {}
 
-  void Handle(uint16_t event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Read() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Handle(uint16_t event, int value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   void* const socket_;
   absl::Mutex mutex_;
   void* events_ ABSL_GUARDED_BY(mutex_);  // where the reports come; null once stopped
   int64_t connected_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::set<int> descriptors_ ABSL_GUARDED_BY(mutex_);
   std::atomic<bool> lost_{false};
   std::atomic<uint64_t> losses_{0};
 };
