@@ -243,6 +243,7 @@ void RingSender::Refresh(const std::vector<Own>& own) {
     if (DropPeerIfGone(*peers_[i])) {
       absl::MutexLock lock(&peers_mutex_);
       peers_.erase(peers_.begin() + static_cast<ptrdiff_t>(i));
+      if (i < next_) --next_;  // nobody loses a turn
     } else {
       if (options_.publishes) LoadTopics(*peers_[i]);
       ++i;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sockets of ring:// addresses: patterns, limits, and what comes and goes.
+#include <array>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -118,6 +119,32 @@ TEST_F(RingSocketTest, SendsWhatAClosedReceiverHasNotTakenToAnotherInOrder) {
   // Also if the sender does nothing more.
   for (uint64_t i = 1; i < 5; ++i) EXPECT_EQ(ReceiveNumber(*stays), i);
   EXPECT_TRUE(NothingComes(*stays));
+}
+
+TEST_F(RingSocketTest, SkipsNobodysTurnWhenAReceiverLeaves) {
+  auto push = Bind(*one_, Pattern::kPush, "ring://data");
+  std::array<std::unique_ptr<Socket>, 3> pulls;
+  std::array<uint64_t, 3> of_turn;  // which of them got the message of each turn
+  for (auto& pull : pulls) pull = Connect(*two_, Pattern::kPull, "ring://data");
+  for (uint64_t turn = 0; turn < 2 * pulls.size(); ++turn) {
+    ASSERT_EQ(SendNumber(*one_, *push, turn), SocketResult::kOk);
+    for (uint64_t i = 0; i < pulls.size(); ++i) {
+      Message message;
+      if (pulls[i]->TryReceive(&message) != SocketResult::kOk) continue;
+      EXPECT_EQ(NumberIn(message), turn);
+      if (turn < pulls.size()) {
+        of_turn[turn] = i;
+      } else {
+        EXPECT_EQ(i, of_turn[turn - pulls.size()]);
+      }
+    }
+  }
+  // One has had its turn and leaves: it is the second one's, whoever has moved up in a list.
+  ASSERT_EQ(SendNumber(*one_, *push, 100), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*pulls[of_turn[0]]), 100u);
+  pulls[of_turn[0]]->Close();
+  ASSERT_EQ(SendNumber(*one_, *push, 101), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*pulls[of_turn[1]]), 101u);
 }
 
 TEST_F(RingSocketTest, DeliversWhatAClosedSenderHasSent) {
