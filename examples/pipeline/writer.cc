@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -133,9 +134,14 @@ class Writer {
     while (!bytes.empty()) {
       const ssize_t done = write(output_.get(), bytes.data(), bytes.size());
       if (done < 0) {
+        const int error = errno;
         if (progress_.Stopped()) return absl::CancelledError("stopped");
-        if (errno == EINTR) continue;
-        return absl::ErrnoToStatus(errno, "--output");
+        if (error == EINTR) continue;
+        if (error != EAGAIN) return absl::ErrnoToStatus(error, "--output");
+        // In slices: the signal that ends the run may have come just before.
+        pollfd room = {output_.get(), POLLOUT, 0};
+        poll(&room, 1, 50);
+        continue;
       }
       bytes = bytes.subspan(static_cast<size_t>(done));
     }
@@ -184,6 +190,9 @@ absl::Status RunWriter(const Options& options, Progress& progress) {
     if (output.get() < 0) {
       return absl::ErrnoToStatus(errno, absl::StrCat("--output ", options.output));
     }
+    // A pipe that nobody reads must not hold us when the run is to end. Now, and not as it is
+    // opened: that waits for the reader.
+    fcntl(output.get(), F_SETFL, O_NONBLOCK);
   }
   auto transport = OpenTransport(options, "writer");
   if (!transport.ok()) return transport.status();
