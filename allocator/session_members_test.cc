@@ -192,7 +192,12 @@ TEST_F(SessionMembersTest, TakesItsLifeLockAgainWhenALibraryHasClosedItsDescript
   };
   const std::unique_ptr<Session> other = Join();
   ChildProcess child = ChildProcess::Start([&] {
+    RecordingHooks hooks;
     std::unique_ptr<Session> session = Join(options);
+    session->set_hooks(&hooks);
+    // Until its watch has begun, which opens descriptors and closes some of them at once: those
+    // might get the numbers of others.
+    EXPECT_TRUE(WaitFor([&] { return hooks.ticks >= 2; }));
     closefrom(3);
     std::vector<int> foreign;  // somebody else gets the numbers
     for (int i = 0; i < 32; ++i) foreign.push_back(open("/dev/null", O_RDONLY | O_CLOEXEC));
