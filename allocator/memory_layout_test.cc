@@ -152,8 +152,7 @@ Layouts Compiled() {
   }
   {
     using Type = TopicRow;
-    layouts["TopicRow"] = {sizeof(Type),
-                           {HANDOFF_FIELD(changes), HANDOFF_FIELD(count), HANDOFF_FIELD(topics)}};
+    layouts["TopicRow"] = {sizeof(Type), {HANDOFF_FIELD(count), HANDOFF_FIELD(topics)}};
   }
   {
     using Type = RingRow;

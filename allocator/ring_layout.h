@@ -90,10 +90,9 @@ struct EndpointRow {
 };
 static_assert(std::is_standard_layout_v<EndpointRow> && sizeof(EndpointRow) == 3 * kCacheLineSize);
 
-// The topics of an endpoint, written by its member alone. `changes` is odd while they change.
+// The topics of an endpoint, written before it is live.
 struct TopicRow {
-  alignas(kCacheLineSize) std::atomic<uint64_t> changes;
-  std::atomic<uint64_t> count;
+  alignas(kCacheLineSize) std::atomic<uint64_t> count;
   // Length in the first byte.
   alignas(kCacheLineSize) std::atomic<uint64_t> topics[kMaxTopics][8];
 };

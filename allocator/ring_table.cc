@@ -36,6 +36,18 @@ uint64_t OffsetOf(const RingTableLayout* layout, const void* row) {
                                reinterpret_cast<const std::byte*>(layout));
 }
 
+// Release, as all fields of a row (Add).
+void StoreTopics(std::span<const std::string> topics, TopicRow* row) {
+  for (size_t i = 0; i < topics.size(); ++i) {
+    uint64_t words[8] = {};
+    auto* bytes = reinterpret_cast<char*>(words);
+    bytes[0] = static_cast<char>(topics[i].size());
+    std::memcpy(bytes + 1, topics[i].data(), topics[i].size());
+    for (size_t j = 0; j < 8; ++j) row->topics[i][j].store(words[j], std::memory_order_release);
+  }
+  row->count.store(topics.size(), std::memory_order_release);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RingTable>> RingTable::Attach(RingTableParts parts) {
@@ -96,7 +108,8 @@ absl::StatusOr<uint32_t> RingTable::ClaimEndpoint(EndpointWord* word) {
       absl::StrCat("all ", kMaxEndpoints, " ring endpoints of the session are in use"));
 }
 
-absl::StatusOr<EndpointId> RingTable::Add(const EndpointOptions& options) {
+absl::StatusOr<EndpointId> RingTable::Add(const EndpointOptions& options,
+                                          std::span<const std::string> topics) {
   if (options.name.empty() || options.name.size() > kMaxEndpointNameBytes) {
     return absl::InvalidArgumentError(absl::StrCat("ring name \"", options.name, "\" has ",
                                                    options.name.size(), " bytes; 1 to ",
@@ -105,6 +118,15 @@ absl::StatusOr<EndpointId> RingTable::Add(const EndpointOptions& options) {
   if (options.capacity == 0 || options.capacity > kMaxRingEntries) {
     return absl::InvalidArgumentError(absl::StrCat(
         "a ring for ", options.capacity, " messages; 1 to ", kMaxRingEntries, " are possible"));
+  }
+  if (topics.size() > kMaxTopics) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(topics.size(), " topics; a subscriber may have ", kMaxTopics));
+  }
+  for (const std::string& topic : topics) {
+    if (topic.size() <= kMaxTopicBytes) continue;
+    return absl::InvalidArgumentError(absl::StrCat("a topic of ", topic.size(), " bytes; at most ",
+                                                   kMaxTopicBytes, " are possible"));
   }
   EndpointWord word;
   const absl::StatusOr<uint32_t> claimed = ClaimEndpoint(&word);
@@ -122,9 +144,7 @@ absl::StatusOr<EndpointId> RingTable::Add(const EndpointOptions& options) {
     row.name[i].store(words[i], std::memory_order_release);
   }
   row.door.sleeping.store(0, std::memory_order_release);
-  TopicRow& topics = layout_->topics[*claimed];
-  topics.count.store(0, std::memory_order_release);
-  topics.changes.store(0, std::memory_order_release);
+  StoreTopics(topics, &layout_->topics[*claimed]);
   HANDOFF_CRASH_POINT("ring_table.add.after_fields");
   uint64_t expected = word.raw;
   if (!row.word.compare_exchange_strong(expected, word.MadeLive().raw, std::memory_order_acq_rel,
@@ -210,50 +230,21 @@ std::vector<EndpointInfo> RingTable::Find(std::string_view name) const {
   return found;
 }
 
-absl::Status RingTable::SetTopics(EndpointId endpoint, std::span<const std::string> topics) {
-  if (topics.size() > kMaxTopics) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(topics.size(), " topics; a subscriber may have ", kMaxTopics));
-  }
-  for (const std::string& topic : topics) {
-    if (topic.size() > kMaxTopicBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "a topic of ", topic.size(), " bytes; at most ", kMaxTopicBytes, " are possible"));
-    }
-  }
-  TopicRow& row = layout_->topics[endpoint.row];
-  const uint64_t changes = row.changes.load(std::memory_order_relaxed);
-  row.changes.store(changes | 1, std::memory_order_relaxed);
-  RealSync::ReleaseFence();
-  for (size_t i = 0; i < topics.size(); ++i) {
-    uint64_t words[8] = {};
-    auto* bytes = reinterpret_cast<char*>(words);
-    bytes[0] = static_cast<char>(topics[i].size());
-    std::memcpy(bytes + 1, topics[i].data(), topics[i].size());
-    for (size_t j = 0; j < 8; ++j) row.topics[i][j].store(words[j], std::memory_order_relaxed);
-  }
-  row.count.store(topics.size(), std::memory_order_relaxed);
-  HANDOFF_CRASH_POINT("ring_table.topics.written");
-  row.changes.store((changes | 1) + 1, std::memory_order_release);
-  Changed();
-  return absl::OkStatus();
-}
-
-bool RingTable::LoadTopics(uint32_t row, std::vector<std::string>* topics) const {
-  topics->clear();
-  if (row >= endpoints_used()) return true;
-  const TopicRow& from = layout_->topics[row];
-  const uint64_t changes = from.changes.load(std::memory_order_acquire);
-  const uint64_t count = std::min<uint64_t>(from.count.load(std::memory_order_relaxed), kMaxTopics);
+std::optional<std::vector<std::string>> RingTable::TopicsOf(EndpointId endpoint) const {
+  if (!IsLive(endpoint)) return std::nullopt;
+  const TopicRow& from = layout_->topics[endpoint.row];
+  // Acquire, so that the second look at the word comes last.
+  const uint64_t count = std::min<uint64_t>(from.count.load(std::memory_order_acquire), kMaxTopics);
+  std::vector<std::string> topics;
   for (uint64_t i = 0; i < count; ++i) {
     uint64_t words[8];
-    for (size_t j = 0; j < 8; ++j) words[j] = from.topics[i][j].load(std::memory_order_relaxed);
+    for (size_t j = 0; j < 8; ++j) words[j] = from.topics[i][j].load(std::memory_order_acquire);
     const auto* bytes = reinterpret_cast<const char*>(words);
-    topics->emplace_back(bytes + 1,
-                         std::min<size_t>(static_cast<uint8_t>(bytes[0]), kMaxTopicBytes));
+    topics.emplace_back(bytes + 1,
+                        std::min<size_t>(static_cast<uint8_t>(bytes[0]), kMaxTopicBytes));
   }
-  RealSync::AcquireFence();
-  return (changes & 1) == 0 && from.changes.load(std::memory_order_relaxed) == changes;
+  if (!IsLive(endpoint)) return std::nullopt;
+  return topics;
 }
 
 Door& RingTable::DoorOf(uint32_t row) const {

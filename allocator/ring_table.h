@@ -111,8 +111,11 @@ class RingTable {
 
   // Endpoints.
 
-  // kInvalidArgument: an option. kResourceExhausted: kMaxEndpoints are in use, or no memory.
-  absl::StatusOr<EndpointId> Add(const EndpointOptions& options);
+  // `topics`: what it subscribes to, at most kMaxTopics of at most kMaxTopicBytes bytes each. They
+  // are there before anybody can meet the endpoint. kInvalidArgument: an option or a topic.
+  // kResourceExhausted: kMaxEndpoints are in use, too many topics, or no memory.
+  absl::StatusOr<EndpointId> Add(const EndpointOptions& options,
+                                 std::span<const std::string> topics = {});
   // Removes an own endpoint and closes the rings that end there; what is in them is taken back by
   // their senders, or released with `names` (as RingReclaim's) where those have gone.
   template <class Names>
@@ -126,11 +129,8 @@ class RingTable {
   // Live endpoints of this name.
   std::vector<EndpointInfo> Find(std::string_view name) const;
 
-  // What the endpoint subscribes to: at most kMaxTopics, of at most kMaxTopicBytes bytes each. By
-  // its member.
-  absl::Status SetTopics(EndpointId endpoint, std::span<const std::string> topics);
-  // False: they are just changing.
-  bool LoadTopics(uint32_t row, std::vector<std::string>* topics) const;
+  // What the endpoint subscribes to; nothing if it is not live.
+  std::optional<std::vector<std::string>> TopicsOf(EndpointId endpoint) const;
 
   // Where the socket of an endpoint sleeps, by what its row says, however wrong.
   Door& DoorOf(uint32_t row) const;

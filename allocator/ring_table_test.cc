@@ -27,8 +27,9 @@ EndpointOptions Named(std::string name, bool bound) {
   return options;
 }
 
-EndpointId MustAdd(RingTable& table, const EndpointOptions& options) {
-  const auto id = table.Add(options);
+EndpointId MustAdd(RingTable& table, const EndpointOptions& options,
+                   const std::vector<std::string>& topics = {}) {
+  const auto id = table.Add(options, topics);
   HANDOFF_CHECK(id.ok()) << id.status().ToString();
   return *id;
 }
@@ -162,20 +163,25 @@ TEST_F(RingTableTest, LeavesWhatAClosedConsumerHasNotReadToTheSender) {
 }
 
 TEST_F(RingTableTest, KeepsTopicsOfTheirMaker) {
-  const EndpointId id = MustAdd(*one_, Named("data", true));
   const std::vector<std::string> topics = {"", "a", std::string(kMaxTopicBytes, 'x')};
-  ASSERT_TRUE(one_->SetTopics(id, topics).ok());
-  std::vector<std::string> seen;
-  EXPECT_TRUE(two_->LoadTopics(id.row, &seen));
-  EXPECT_EQ(seen, topics);
+  const EndpointId id = MustAdd(*one_, Named("data", true), topics);
+  EXPECT_EQ(two_->TopicsOf(id), topics);
+  one_->Remove(id, memory_.names());
+  EXPECT_EQ(two_->TopicsOf(id), std::nullopt);
+  // The next one in the row has none of them.
+  const EndpointId next = MustAdd(*one_, Named("data", true));
+  EXPECT_EQ(next.row, id.row);
+  EXPECT_EQ(two_->TopicsOf(next), std::vector<std::string>());
+  EXPECT_EQ(two_->TopicsOf(id), std::nullopt);
+}
+
+TEST_F(RingTableTest, RefusesTopicsThatDoNotFit) {
+  using Topics = std::vector<std::string>;
   EXPECT_TRUE(
-      absl::IsResourceExhausted(one_->SetTopics(id, std::vector<std::string>(kMaxTopics + 1))));
-  // As a member leaves it that is killed while it writes.
-  memory_.layout().topics[id.row].changes.fetch_or(1);
-  EXPECT_FALSE(two_->LoadTopics(id.row, &seen));
-  EXPECT_TRUE(one_->SetTopics(id, {}).ok());
-  EXPECT_TRUE(two_->LoadTopics(id.row, &seen));
-  EXPECT_TRUE(seen.empty());
+      absl::IsResourceExhausted(one_->Add(Named("data", true), Topics(kMaxTopics + 1)).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      one_->Add(Named("data", true), Topics{std::string(kMaxTopicBytes + 1, 'x')}).status()));
+  EXPECT_TRUE(NothingInUse(*one_));
 }
 
 TEST_F(RingTableTest, SurvivesNonsenseInEveryFieldThatAPeerWrites) {
@@ -193,8 +199,7 @@ TEST_F(RingTableTest, SurvivesNonsenseInEveryFieldThatAPeerWrites) {
   EXPECT_LE(one_->Look(to.row)->options.name.size(), kMaxEndpointNameBytes);
   EXPECT_LE(one_->Look(to.row)->options.capacity, kMaxRingEntries);
   (void)one_->DoorOf(to.row);
-  std::vector<std::string> topics;
-  (void)one_->LoadTopics(to.row, &topics);
+  EXPECT_LE(one_->TopicsOf(to)->size(), kMaxTopics);
   EXPECT_LE(one_->LookAtRing(ring.row)->entries, kMaxRingEntries);
   memory_.Reclaim(*one_, two_->self());
   layout.header.endpoints_used = ~uint32_t{0};
@@ -205,14 +210,13 @@ TEST_F(RingTableTest, SurvivesNonsenseInEveryFieldThatAPeerWrites) {
 
 // Everything that a member does with the table. In a child, which dies on the way.
 void UseTable(PlainRings& memory, RingTable& table, EndpointId peer) {
-  const EndpointId own = MustAdd(table, Named("data", false));
+  const EndpointId own = MustAdd(table, Named("data", false), std::vector<std::string>{"a"});
   const EndpointInfo to = *table.Look(peer.row);
   const auto ring = table.Open(own, to, 4, false);
   HANDOFF_CHECK(ring.ok());
   RingProducer<RealSync> producer(table.Ring(ring->row, ring->entries));
   memory.Send(0, table.self(), to.member, producer);
   memory.Send(1, table.self(), to.member, producer);
-  (void)table.SetTopics(own, std::vector<std::string>{"a"});
   Door& door = table.DoorOf(peer.row);
   door.sleeping.store(Door::kSleeps);
   RingTable::Wake(door);
@@ -226,6 +230,30 @@ std::vector<std::string> PointsOf(const std::function<void()>& body) {
   std::vector<std::string> points;
   for (const auto& [name, times] : CrashPointsPassed()) points.emplace_back(name);
   return points;
+}
+
+// Whoever can meet an endpoint knows what it wants: a publisher that took it for one that wants
+// nothing would pass over it without a word.
+TEST_F(RingTableTest, NobodyMeetsAnEndpointBeforeItsTopicsAreThere) {
+  if (!kCrashPointsCompiledIn) GTEST_SKIP() << "built without crash points";
+  const std::vector<std::string> topics = {"wind"};
+  const EndpointOptions options = Named("data", false);
+  const std::vector<std::string> points = PointsOf([&] { MustAdd(*one_, options, topics); });
+  EXPECT_GE(points.size(), 4u);
+  size_t met = 0;
+  for (const std::string& point : points) {
+    SCOPED_TRACE(point);
+    ChildProcess child = ChildProcess::Start([&] {
+      ArmCrashPoint(point);
+      MustAdd(*one_, options, topics);
+      return 0;
+    });
+    ASSERT_EQ(child.Wait(), ChildExit::Signal(SIGKILL));
+    const std::vector<EndpointInfo> found = two_->Find("data");
+    for (const EndpointInfo& info : found) EXPECT_EQ(two_->TopicsOf(info.id), topics);
+    met = found.size();
+  }
+  EXPECT_GE(met, 2u);
 }
 
 TEST_F(RingTableTest, IsWholeAfterAKillAtEveryPoint) {

@@ -258,16 +258,10 @@ absl::Status RingCarrier::CheckPeers(const Address& address, const EndpointOptio
 
 absl::Status RingCarrier::AddEndpoint(const Address& address, const EndpointOptions& options) {
   if (absl::Status status = CheckPeers(address, options); !status.ok()) return status;
-  const absl::StatusOr<EndpointId> id = table_.Add(options);
+  std::span<const std::string> topics;
+  if (context_.pattern == Pattern::kSubscribe) topics = context_.options.topics;
+  const absl::StatusOr<EndpointId> id = table_.Add(options, topics);
   if (!id.ok()) return id.status();
-  if (context_.pattern == Pattern::kSubscribe) {
-    // Everything, as long as nothing else is asked for.
-    const absl::Status status = table_.SetTopics(*id, context_.options.topics);
-    if (!status.ok()) {
-      table_.Remove(*id, MemberNames(member_));
-      return status;
-    }
-  }
   lock_.OwnerLock();
   own_.push_back({*id, options});
   if (sends_) sender_.Refresh(own_);

@@ -221,7 +221,10 @@ void RingSender::OpenTo(const Own& own, const EndpointInfo& info) {
   if (!ring.ok()) return;
   auto peer = std::make_unique<Peer>(info, *ring, table_.Ring(ring->row, ring->entries),
                                      table_.DoorOf(info.id.row), capacity);
-  if (options_.publishes) LoadTopics(*peer);
+  if (options_.publishes) {
+    // None if it has gone meanwhile.
+    peer->topics = table_.TopicsOf(info.id).value_or(std::vector<std::string>());
+  }
   absl::MutexLock lock(&peers_mutex_);
   peers_.push_back(std::move(peer));
   targets_.reserve(peers_.size());
@@ -245,21 +248,11 @@ void RingSender::Refresh(const std::vector<Own>& own) {
       peers_.erase(peers_.begin() + static_cast<ptrdiff_t>(i));
       if (i < next_) --next_;  // nobody loses a turn
     } else {
-      if (options_.publishes) LoadTopics(*peers_[i]);
       ++i;
     }
   }
   OpenRings(own);
   if (!returned_.empty()) (void)ResendReturned();
-}
-
-void RingSender::LoadTopics(Peer& peer) {
-  std::vector<std::string> topics;
-  if (table_.LoadTopics(peer.info.id.row, &topics)) {
-    peer.topics = std::move(topics);
-  } else {
-    seen_changes_ = ~uint64_t{0};
-  }
 }
 
 bool RingSender::DropPeerIfGone(Peer& peer) {

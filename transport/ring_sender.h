@@ -176,7 +176,6 @@ class RingSender {
   void OpenRings(const std::vector<Own>& own);
   bool DropPeerIfGone(Peer& peer);
   void TakeBackAll(Peer& peer);
-  void LoadTopics(Peer& peer);
   // The peers that a message with these first bytes goes to. False: one has no room and is to be
   // waited for.
   bool FindTargets(const Message& first);
