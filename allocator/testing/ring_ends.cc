@@ -23,6 +23,28 @@ EndpointId MustAdd(Member& member, const std::string& name, bool bound) {
   return *endpoint;
 }
 
+// `sent`, if the function for its kind has taken what it names; the empty message always is.
+template <class TakeBlock, class TakeReference, class TakeBundle>
+std::optional<PartName> IfTaken(const PartName& sent, const TakeBlock& block,
+                                const TakeReference& reference, const TakeBundle& bundle) {
+  bool taken = true;
+  switch (sent.kind) {
+    case PartKind::kBlock:
+      taken = block().has_value();
+      break;
+    case PartKind::kReference:
+      taken = reference().has_value();
+      break;
+    case PartKind::kBundle:
+      taken = bundle().has_value();
+      break;
+    case PartKind::kEmpty:
+      break;
+  }
+  if (!taken) return std::nullopt;
+  return sent;
+}
+
 }  // namespace
 
 PartName HeldBlock(Member& member, uint64_t size_bytes) {
@@ -85,46 +107,20 @@ PartName Mark(Member& member, const PartName& held, uint32_t receiver) {
 }
 
 std::optional<PartName> Accept(Member& member, const PartName& sent) {
-  bool taken = false;
-  switch (sent.kind) {
-    case PartKind::kBlock: {
-      Segment* segment = member.SegmentAt(sent.segment);
-      taken = segment != nullptr &&
-              segment->Accept(sent.row, sent.generation, sent.used_bytes).has_value();
-      break;
-    }
-    case PartKind::kReference:
-      taken = member.AcceptReference(sent).has_value();
-      break;
-    case PartKind::kBundle:
-      taken = member.AcceptBundle(sent).has_value();
-      break;
-    case PartKind::kEmpty:
-      taken = true;
-      break;
-  }
-  if (!taken) return std::nullopt;
-  return sent;
+  return IfTaken(
+      sent,
+      [&]() -> std::optional<Block> {
+        Segment* const segment = member.SegmentAt(sent.segment);
+        if (segment == nullptr) return std::nullopt;
+        return segment->Accept(sent.row, sent.generation, sent.used_bytes);
+      },
+      [&] { return member.AcceptReference(sent); }, [&] { return member.AcceptBundle(sent); });
 }
 
 std::optional<PartName> TakeBack(Member& member, const PartName& sent) {
-  bool taken = false;
-  switch (sent.kind) {
-    case PartKind::kBlock:
-      taken = member.SegmentAt(sent.segment)->TakeBack(sent.row, sent.generation).has_value();
-      break;
-    case PartKind::kReference:
-      taken = member.TakeBackReference(sent).has_value();
-      break;
-    case PartKind::kBundle:
-      taken = member.TakeBackBundle(sent).has_value();
-      break;
-    case PartKind::kEmpty:
-      taken = true;
-      break;
-  }
-  if (!taken) return std::nullopt;
-  return sent;
+  return IfTaken(
+      sent, [&] { return member.SegmentAt(sent.segment)->TakeBack(sent.row, sent.generation); },
+      [&] { return member.TakeBackReference(sent); }, [&] { return member.TakeBackBundle(sent); });
 }
 
 void Release(Member& member, const PartName& held) {

@@ -16,8 +16,7 @@
 namespace handoff {
 
 // What a member holds, by its name: the generation is that of the word, which says held(member).
-//
-// The moves of any of them, as sockets make them.
+// And the moves of any of them, as sockets make them.
 PartName HeldBlock(Member& member, uint64_t size_bytes);  // a new one; kEmpty if there is no room
 PartName Named(const Member& member, const Block& block);
 PartName Named(const Reference& reference);
