@@ -107,6 +107,7 @@ LocalHeap* HeapPool::Take() {
 }
 
 void HeapPool::Return(LocalHeap* heap) {
+  if (ForkGeneration() != fork_generation_) return;
   absl::MutexLock lock(&mutex_);
   idle_.push_back(heap);
 }

@@ -11,6 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "allocator/local_heap.h"
+#include "base/fork_guard.h"
 
 namespace handoff {
 
@@ -50,12 +51,14 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
   LocalHeap& Find();
   LocalHeap& FindLast();
   LocalHeap* Take();
+  // In a forked child nothing: another thread of the parent may have had the lock.
   void Return(LocalHeap* heap);
   void Remember(LocalHeap* heap) const { last_used[serial_ % kLastUsedCount] = {serial_, heap}; }
 
   PageSource& source_;
   const LocalHeapLimits limits_;
   const uint64_t serial_;  // of this pool in the process, never used again
+  const uint32_t fork_generation_ = ForkGeneration();
   absl::Mutex mutex_;      // before any heap's lock
   std::vector<std::unique_ptr<LocalHeap>> heaps_ ABSL_GUARDED_BY(mutex_);
   std::vector<LocalHeap*> idle_ ABSL_GUARDED_BY(mutex_);
