@@ -59,10 +59,10 @@ bool PageSource::ClaimBetween(uint32_t from, uint32_t to, uint32_t pages, uint32
   while (from < to) {
     *head = FindRun(from, to, pages, align_pages);
     if (*head == to) return false;
-    // Before the claim: a page word that says "small" stands for holds that can be read.
-    const uint32_t holds = class_id < kSmallClassCount ? kSizeClasses[class_id].count
-                           : large_spans_use_holds_    ? pages * kWordsPerPage
-                                                       : 0;
+    // Before the claim: a page word that says "small" stands for holds that can be read, also those
+    // behind the last block, which a forged handle may name.
+    const uint32_t holds =
+        class_id < kSmallClassCount || large_spans_use_holds_ ? pages * kWordsPerPage : 0;
     if (holds > 0) {
       *why = ReserveHolds(*head, holds);
       if (!why->ok()) return false;
