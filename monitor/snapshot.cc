@@ -69,9 +69,10 @@ absl::StatusOr<SegmentSnapshot> LookAtSegment(const ObjectNames& names, const Se
     return absl::NotFoundError("changing");
   }
   if (size_bytes == 0 || size_bytes > kMaxSegmentBytes || size_bytes % kPageBytes != 0 ||
-      length < SegmentAreaBytes(size_bytes)) {
+      length < SegmentAreaBytes(size_bytes) || offset % kWindowAlignmentBytes != 0) {
     return absl::DataLossError(absl::StrCat("segment ", segment.id, " of ", size_bytes,
-                                            " bytes with an area of ", length));
+                                            " bytes with an area of ", length, " bytes from ",
+                                            offset));
   }
   absl::StatusOr<Mapping> area = Mapping::Open(
       names.ManagementPath(),
@@ -93,6 +94,13 @@ std::unique_ptr<LifeLock> OpenLock(const ObjectNames& names) {
 }
 
 absl::StatusOr<Mapping> OpenManagement(const ObjectNames& names) {
+  struct stat file;
+  // A half-made one may have holes, and reading a hole takes memory, too.
+  if (stat(names.ManagementPath().c_str(), &file) == 0 &&
+      static_cast<uint64_t>(file.st_blocks) * 512 <
+          std::min(static_cast<uint64_t>(file.st_size), kManagementFixedBytes)) {
+    return absl::DataLossError(absl::StrCat(names.ManagementPath(), ": half made"));
+  }
   return Mapping::Open(names.ManagementPath(), {.read_only = true,
                                                 .offset_bytes = 0,
                                                 .length_bytes = kManagementFixedBytes,

@@ -6,7 +6,10 @@
 #include <fstream>
 
 #include "absl/time/time.h"
+#include "allocator/management_layout.h"
 #include "allocator/member.h"
+#include "allocator/segment_layout.h"
+#include "allocator/testing/small_tmpfs.h"
 #include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
@@ -160,6 +163,46 @@ TEST(SnapshotTest, SaysWhatIsWrongWithASession) {
   EXPECT_TRUE(presence->any_object);
   EXPECT_EQ(presence->living_members, 0u);
   unlink(names.ManagementPath().c_str());
+}
+
+TEST(SnapshotTest, AHalfMadeSessionInAFullFileSystemIsLookedAtWithoutTakingMemory) {
+  const SmallTmpfs tmpfs(1 << 20);
+  if (!tmpfs.available()) GTEST_SKIP() << tmpfs.why_not();
+  const ObjectNames names =
+      *ObjectNames::Create({.session = "half", .shm_dir = tmpfs.directory(), .main_segment = {}});
+  // Its maker was killed before it was backed.
+  std::ofstream(names.ManagementPath()).close();
+  ASSERT_EQ(truncate(names.ManagementPath().c_str(), kManagementFixedBytes), 0);
+  tmpfs.Fill("rest", 0);
+  ChildProcess child = ChildProcess::Start([&] {
+    const auto snapshot = TakeSnapshot(names);
+    EXPECT_TRUE(snapshot.ok() && snapshot->state == SessionState::kHalfMade);
+    const auto presence = LookForSession(names);
+    EXPECT_TRUE(presence.ok() && presence->any_object);
+    return 0;
+  });
+  EXPECT_EQ(child.Wait(), ChildExit::Code(0));
+}
+
+TEST(SnapshotTest, NonsenseInTheRowOfASegmentIsAProblemAndNoMore) {
+  TestSession session;
+  auto member = MustJoin(session, "alone");
+  auto& row = const_cast<ManagementLayout&>(member->session().layout()).segments[1];
+  row.id.store(5, std::memory_order_relaxed);
+  row.size_bytes.store(4096, std::memory_order_relaxed);
+  row.area_offset_bytes.store(12345, std::memory_order_relaxed);
+  row.area_size_bytes.store(SegmentAreaBytes(4096), std::memory_order_relaxed);
+  const uint64_t word = row.word.load(std::memory_order_relaxed);
+  row.word.store(SegmentWord{.generation = 0, .state = SegmentState::kLive}.Packed(),
+                 std::memory_order_release);
+  ChildProcess child = ChildProcess::Start([&] {
+    const auto snapshot = TakeSnapshot(NamesOf(session));
+    EXPECT_TRUE(snapshot.ok() && snapshot->segments.size() == 1);
+    EXPECT_THAT(snapshot->problem, HasSubstr("12345"));
+    return 0;
+  });
+  EXPECT_EQ(child.Wait(), ChildExit::Code(0));
+  row.word.store(word, std::memory_order_release);
 }
 
 }  // namespace
