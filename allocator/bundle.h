@@ -181,6 +181,7 @@ class Bundles {
   uint64_t Capacity(uint32_t row) const {
     const uint64_t run = view_.LoadRun(row).PagesOf(view_.LoadPage(row));
     const uint64_t pages = std::min<uint64_t>(run, view_.backed_pages() - row);
+    if (pages == 0) return 0;  // nonsense
     return (pages * kPageBytes - 8) / sizeof(typename PartList<Sync>::Part);
   }
   PartList<Sync>& ListOf(uint32_t row) const {

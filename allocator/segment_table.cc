@@ -74,6 +74,7 @@ absl::Status SegmentTable::Repair() {
 
 bool SegmentTable::IsStillMapped(const SegmentInfo& former) const {
   if (former.area_offset_bytes == 0) return false;  // the row was never used
+  if (former.area_offset_bytes % kWindowAlignmentBytes != 0) return true;  // damaged: left alone
   absl::StatusOr<Mapping> area =
       management_->Window({.offset_bytes = former.area_offset_bytes, .length_bytes = kPageBytes});
   if (!area.ok() || !area->Reserve(0, kPageBytes).ok()) return true;  // as good as

@@ -196,6 +196,14 @@ TEST_F(SegmentTableTest, SaysWhenARowIsDamagedOrTheFileIsCutOff) {
   EXPECT_EQ(table_->Open(1).status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST_F(SegmentTableTest, LeavesADamagedRowAlone) {
+  auto& layout = *reinterpret_cast<ManagementLayout*>(management_.bytes().data());
+  layout.segments[0].area_offset_bytes.store(12345, std::memory_order_relaxed);
+  const absl::StatusOr<SegmentObjects> made = table_->Create(Options(1));
+  ASSERT_TRUE(made.ok()) << made.status();
+  EXPECT_EQ(made->row, 1u);
+}
+
 TEST_F(SegmentTableTest, RoundsASizeUpToWholePages) {
   EXPECT_EQ(table_->Create({.id = 1, .size_bytes = kMiB - 4095})->size_bytes, kMiB);
   EXPECT_EQ(table_->Open(1)->payload.size_bytes(), kMiB);

@@ -14,6 +14,7 @@
 #include "allocator/hold.h"
 #include "allocator/hold_moves.h"
 #include "allocator/page_map.h"
+#include "allocator/page_word.h"
 #include "allocator/part_name.h"
 #include "allocator/reclaim.h"
 #include "allocator/segment_layout.h"
@@ -310,6 +311,16 @@ INSTANTIATE_TEST_SUITE_P(
                    World::Put(world.Block(1), Free(world.Block(1)));
                  }}),
     [](const auto& tested) { return tested.param.name; });
+
+TEST(DamagedTableTest, ABundleOfNoPagesHasNoParts) {
+  WorldOf<RealSync> world;
+  world.Build(3);
+  world.bundle_view.run(0).store(RunWord::Of(world.bundle_view.LoadPage(0), 0).raw(),
+                                 std::memory_order_relaxed);  // nonsense
+  std::vector<PartName> parts;
+  world.bundles.PartsOf(0, &parts);
+  EXPECT_TRUE(parts.empty());
+}
 
 // With a wrong shortcut taken by hand.
 template <Mutation kTaken>
