@@ -216,6 +216,7 @@ inline constexpr uint64_t kBuildHash = HashNumbers(
         offsetof(SegmentHeader<RealSync>, waiters),
         offsetof(SegmentHeader<RealSync>, waiting),
         offsetof(SegmentHeader<RealSync>, mapped),
+        kMappedTags,
         kPageBytes,
         SegmentAreaLayout(1 << 20).large_holds,
         SegmentAreaLayout(1 << 20).runs,

@@ -193,9 +193,9 @@ absl::StatusOr<Member::OwnedSegment*> Member::Attach(SegmentObjects objects) {
   if (!segment.ok()) return segment.status();
   owned->segment = *std::move(segment);
   owned->segment->set_reclaim_dead([this] { return ReclaimDead(); });
-  owned->segment->view().SetMapped(self().slot, true);
+  owned->segment->view().SetMapped(self(), true);
   if (!session_->IsLive(owned->objects)) {
-    owned->segment->view().SetMapped(self().slot, false);
+    owned->segment->view().SetMapped(self(), false);
     return absl::NotFoundError(absl::StrCat("segment ", owned->objects.id, ": is being removed"));
   }
   owned_[row] = std::move(owned);
@@ -286,7 +286,7 @@ void Member::RetireSegments() {
     const bool unused = owned->segment->Usage().used_blocks == 0;  // 2
     if (unused) {
       segments_[row].store(nullptr, std::memory_order_release);  // 3
-      owned->segment->view().SetMapped(self().slot, false);      // 4
+      owned->segment->view().SetMapped(self(), false);           // 4
     }
     owned->gate.Unlock();
     if (unused) retired_.push_back(std::move(owned));

@@ -27,6 +27,7 @@ namespace handoff {
 // none is left.
 inline constexpr uint64_t kMaxSegmentPages = uint64_t{1} << 24;  // 64 GiB
 inline constexpr uint64_t kMaxSegmentBytes = kMaxSegmentPages * kPageBytes;
+inline constexpr uint32_t kMappedTags = 255;  // a byte without 0
 inline constexpr uint64_t kSegmentMagic = 0x31474553464F4448;  // "HDOFSEG1"
 
 template <class Sync>
@@ -49,8 +50,8 @@ struct SegmentHeader {
   // One byte a member that waits for memory; written by it, cleared by its reclaimer.
   alignas(kCacheLineSize) Atomic<uint8_t> waiting[1024];
 
-  // One byte a member that has the segment mapped and may name it by its row; written by it, left
-  // by the dead. See SegmentView::SetMapped().
+  // One byte a member that has the segment mapped and may name it by its row: 1 + its epoch modulo
+  // kMappedTags; written by it, left by the dead. See SegmentView::SetMapped().
   alignas(kCacheLineSize) Atomic<uint8_t> mapped[1024];
 };
 static_assert(std::is_standard_layout_v<SegmentHeader<RealSync>>);

@@ -11,6 +11,7 @@
 #include "allocator/page_word.h"
 #include "allocator/segment_layout.h"
 #include "allocator/size_class.h"
+#include "control_queue/member_id.h"
 #include "control_queue/member_table.h"
 
 namespace handoff {
@@ -199,25 +200,32 @@ class SegmentView {
   //   Removing: 4. the row says removed (byte 0 held)
   //   Row used again: 5. full fence   6. nobody alive has `mapped` set (byte 0 held)
   // 1 and 3 against 4 and 6: who is not seen in 6 sees 4. A member that needs nothing of a removed
-  // segment any more sets 0, after the last use of its row's number. Killed anywhere: its byte
-  // stays, and counts only while somebody lives in its slot.
-  void SetMapped(uint32_t slot, bool mapped) const {
-    header_->mapped[slot].store(mapped ? 1 : 0, std::memory_order_release);  // 1
-    Sync::FullFence();                                                       // 2
+  // segment any more sets 0, after the last use of its row's number. `mapped` says whose it is, by
+  // the epoch. Killed anywhere, or gone: its byte stays, and does not count once the row of its
+  // slot has moved on (but for one in kMappedTags members of the slot, for whom it is as good as
+  // mapped).
+  void SetMapped(MemberId member, bool mapped) const {
+    header_->mapped[member.slot].store(mapped ? MappedTag(member.epoch) : 0,
+                                       std::memory_order_release);  // 1
+    Sync::FullFence();                                              // 2
   }
   template <class Members>
   bool MappedByAny(const Members& members) const {
     Sync::FullFence();  // 5
     for (uint32_t slot = 1, end = members.SlotsUsed(); slot < end; ++slot) {
-      if (header_->mapped[slot].load(std::memory_order_acquire) != 0 &&
-          members.Word(slot).state != MemberState::kFree) {
-        return true;  // 6
-      }
+      const uint8_t tag = header_->mapped[slot].load(std::memory_order_acquire);
+      if (tag == 0) continue;
+      const MemberWord word = members.Word(slot);
+      if (word.state != MemberState::kFree && tag == MappedTag(word.epoch)) return true;  // 6
     }
     return false;
   }
 
  private:
+  static constexpr uint8_t MappedTag(uint32_t epoch) {
+    return static_cast<uint8_t>(1 + epoch % kMappedTags);
+  }
+
   bool AnyWaiting() const {
     for (const auto& byte : header_->waiting) {
       if (byte.load(std::memory_order_acquire) != 0) return true;
