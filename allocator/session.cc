@@ -69,6 +69,7 @@ struct Session::Joined {
   ObjectNames names;
   FileAccess access;
   std::shared_ptr<LifeLock> lock;
+  const bool only_if_alive;
   // Nobody else lives in the session, and that is known: what is there may be removed.
   bool empty = false;
   Mapping management = {};
@@ -106,12 +107,17 @@ absl::Status Session::Joined::OpenOrMakeManagement() {
           absl::StrCat(found->mismatch, "; ", living, " members are alive in it"));
     }
   }
-  empty = true;
+  bool alive = false;
   management = std::move(found->mapping);
   if (found->state == FoundManagement::State::kUsable) {
-    empty = LivingMembers(layout(), management.inode(), *lock).empty();
+    alive = !LivingMembers(layout(), management.inode(), *lock).empty();
   }
-  if (!empty) {
+  if (!alive && only_if_alive) {
+    return absl::NotFoundError(
+        absl::StrCat("session '", names.session(), "': nobody is alive in it"));
+  }
+  empty = !alive;
+  if (alive) {
     absl::StatusOr<ObjectNames> in_use = NamesInUse(names, layout());
     if (!in_use.ok()) return in_use.status();
     names = *std::move(in_use);
@@ -174,11 +180,15 @@ absl::StatusOr<std::unique_ptr<Session>> Session::Join(const SessionOptions& opt
     if (!group.ok()) return group.status();
     access.group = *group;
   }
-  absl::StatusOr<std::unique_ptr<LifeLock>> lock = EnterSession(
-      *names, {.create = true, .access = access}, Deadline::After(options.join_deadline));
+  absl::StatusOr<std::unique_ptr<LifeLock>> lock =
+      EnterSession(*names, {.create = !options.only_if_alive, .access = access},
+                   Deadline::After(options.join_deadline));
   if (!lock.ok()) return lock.status();
 
-  Joined joined = {.names = *std::move(names), .access = access, .lock = *std::move(lock)};
+  Joined joined = {.names = *std::move(names),
+                   .access = access,
+                   .lock = *std::move(lock),
+                   .only_if_alive = options.only_if_alive};
   {
     const SessionEntered entered(*joined.lock);
     absl::Status status = joined.OpenOrMakeManagement();

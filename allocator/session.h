@@ -77,6 +77,10 @@ struct SessionOptions {
   // several users.
   std::string shm_group = "";
 
+  // Joins only a session in which somebody lives: else kNotFound, and nothing was changed. For who
+  // looks after others and has no business there of its own.
+  bool only_if_alive = false;
+
   // How often the background thread looks after the members. 1 ms to 1 s.
   absl::Duration watch_period = absl::Milliseconds(50);
 
@@ -92,10 +96,11 @@ struct SessionOptions {
 class Session {
  public:
   // Joins the session, and makes it if there is none or if nobody of it is alive. On failure
-  // nothing is left behind. kInvalidArgument: a name or an option. kPermissionDenied: names the
-  // session's owner. kFailedPrecondition: made by another build, names both. kDeadlineExceeded:
-  // names the process that was waited for. kResourceExhausted: no room in the file system or
-  // address space, all slots or descriptors in use.
+  // nothing is left behind. kInvalidArgument: a name or an option. kNotFound: with only_if_alive,
+  // nobody is alive. kPermissionDenied: names the session's owner. kFailedPrecondition: made by
+  // another build, names both. kDeadlineExceeded: names the process that was waited for.
+  // kResourceExhausted: no room in the file system or address space, all slots or descriptors in
+  // use.
   static absl::StatusOr<std::unique_ptr<Session>> Join(const SessionOptions& options);
 
   Session(const Session&) = delete;

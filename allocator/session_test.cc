@@ -206,6 +206,21 @@ TEST_F(SessionTest, GoesOnWhenSomeMembersAreDead) {
   KillAndReap(std::move(living));
 }
 
+TEST_F(SessionTest, JoinsOnlyWhoLivesWhenAskedTo) {
+  SessionOptions options = Options();
+  options.only_if_alive = true;
+  EXPECT_EQ(Session::Join(options).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Objects(), IsEmpty());
+  ChildProcess living = StartMember();
+  const std::vector<std::string> objects = Objects();
+  EXPECT_NE(Join(options), nullptr);
+  EXPECT_EQ(Objects(), objects);
+  KillAndReap(std::move(living));
+  EXPECT_EQ(Session::Join(options).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(Objects(), objects) << "what the dead have left is not ours to remove";
+  Join();
+}
+
 TEST_F(SessionTest, MakesAHalfMadeSessionAgain) {
   std::ofstream(Path("_management")).close();
   Join();

@@ -15,7 +15,9 @@
 #include "absl/time/time.h"
 #include "allocator/cleanup.h"
 #include "allocator/mapping.h"
+#include "allocator/member.h"
 #include "allocator/object_names.h"
+#include "allocator/session.h"
 #include "base/clock.h"
 #include "base/unique_fd.h"
 #include "monitor/report.h"
@@ -76,6 +78,19 @@ int CleanUp(const ObjectNames& names) {
   return EXIT_SUCCESS;
 }
 
+// What dead members held, where those who live do not take it back: as one of them for a moment.
+absl::Status Reclaim(const ObjectNames& names) {
+  SessionOptions options;
+  options.names.session = names.session();
+  options.names.shm_dir = names.shm_dir();
+  options.member_name = "monitor";
+  options.main_segment_bytes = 0;  // whatever is there
+  options.only_if_alive = true;
+  const absl::Status status = Member::Join(options).status();
+  // It has ended meanwhile: the next look says so.
+  return absl::IsNotFound(status) ? absl::OkStatus() : status;
+}
+
 // Looks at the session until it is asked to stop, or with --self_destruct until it is gone.
 int Watch(const ObjectNames& names) {
   sigset_t mask;
@@ -93,6 +108,9 @@ int Watch(const ObjectNames& names) {
     if (status.ok()) {
       switch (watch.Observe(*presence)) {
         case WatchVerdict::kWait:
+          break;
+        case WatchVerdict::kReclaim:
+          status = Reclaim(names);
           break;
         case WatchVerdict::kCleanUp:
           status = Remove(names).status();

@@ -16,6 +16,7 @@
 #include "base/testing/wait_for.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "monitor/snapshot.h"
 
 namespace handoff {
 namespace {
@@ -134,6 +135,36 @@ TEST_F(MonitorTest, ASilentButLivingMemberKeepsItsSession) {
   member.Kill();
   EXPECT_EQ(monitor.Wait(), ChildExit::Code(0));
   EXPECT_THAT(session_.Objects(), IsEmpty());
+}
+
+TEST_F(MonitorTest, ReclaimsTheDeadWhileThoseWhoLiveStandStill) {
+  ProcessSignal ready;
+  ChildProcess living = StartMember(ready);
+  ASSERT_TRUE(ready.Wait());
+  ChildProcess victim = StartMember(ready);
+  ASSERT_TRUE(ready.Wait());
+  ASSERT_TRUE(living.Stop());
+  victim.Kill();
+  ASSERT_TRUE(victim.Wait().has_value());
+  const absl::StatusOr<ObjectNames> names =
+      ObjectNames::Create({.session = session_.name(), .shm_dir = session_.directory()});
+  ASSERT_TRUE(names.ok());
+  EXPECT_EQ(TakeSnapshot(*names)->segments[0].usage.used_blocks, 2u);
+  ChildProcess monitor = Start({"--timeout=100"});
+  EXPECT_TRUE(WaitFor([&] {
+    const absl::StatusOr<SessionSnapshot> snapshot = TakeSnapshot(*names);
+    return snapshot.ok() && snapshot->members.size() == 1;
+  }));
+  const absl::StatusOr<SessionSnapshot> snapshot = TakeSnapshot(*names);
+  ASSERT_TRUE(snapshot.ok());
+  ASSERT_EQ(snapshot->segments.size(), 1u);
+  EXPECT_EQ(snapshot->segments[0].usage.used_blocks, 1u) << "that of the one that stands still";
+  monitor.Kill(SIGTERM);
+  EXPECT_EQ(monitor.Wait(), ChildExit::Code(0));
+  EXPECT_EQ(Output(), "");
+  living.Kill();
+  ASSERT_TRUE(living.Wait().has_value());
+  EXPECT_EQ(Start({"--cleanup"}).Wait(), ChildExit::Code(0));
 }
 
 TEST_F(MonitorTest, SelfDestructEndsWhenTheMembersHaveRemovedTheSession) {

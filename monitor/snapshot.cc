@@ -248,6 +248,11 @@ absl::StatusOr<SessionPresence> LookForSession(const ObjectNames& names) {
     auto& layout = *reinterpret_cast<ManagementLayout*>(management->bytes().data());
     const MemberTable<RealSync> table(layout.members);
     presence.fingerprint = Mix(presence.fingerprint, table.Changes());
+    for (const MemberSnapshot& member : LookAtMembers(layout, lock.get())) {
+      if (member.lock_held) continue;
+      presence.unreclaimed =
+          Mix(presence.unreclaimed, uint64_t{member.id.epoch} << 32 | member.id.slot);
+    }
   }
   Mapping control_queue = OpenControlQueue(names);
   if (control_queue.size_bytes() != 0) {

@@ -81,6 +81,8 @@ absl::StatusOr<SessionSnapshot> TakeSnapshot(const ObjectNames& names,
 struct SessionPresence {
   bool any_object = false;
   uint32_t living_members = 0;
+  // Which members have died and were not reclaimed yet; 0: none. Says nothing else.
+  uint64_t unreclaimed = 0;
   // Changes whenever anything has happened: objects, joins, deaths, heartbeats.
   uint64_t fingerprint = 0;
 };

@@ -42,6 +42,30 @@ TEST(SessionWatchTest, NeverCleansUpWhatLives) {
   }
 }
 
+TEST(SessionWatchTest, ReclaimsWhomTheLivingLeaveAndTriesAgainLater) {
+  FakeClock clock;
+  SessionWatch watch(absl::Seconds(5), clock);
+  SessionPresence presence{
+      .any_object = true, .living_members = 1, .unreclaimed = 7, .fingerprint = 1};
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kWait);
+  clock.Advance(absl::Milliseconds(199));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kWait);
+  clock.Advance(absl::Milliseconds(1));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kReclaim);
+  clock.Advance(absl::Milliseconds(9999));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kWait);
+  clock.Advance(absl::Milliseconds(1));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kReclaim);
+  // Somebody else has died: the living have their time again.
+  presence.unreclaimed = 8;
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kWait);
+  clock.Advance(absl::Milliseconds(200));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kReclaim);
+  presence.unreclaimed = 0;
+  clock.Advance(absl::Hours(1));
+  EXPECT_EQ(watch.Observe(presence), WatchVerdict::kWait);
+}
+
 TEST(SessionWatchTest, BeginsAnewWhenSomethingHasHappened) {
   FakeClock clock;
   SessionWatch watch(absl::Seconds(5), clock);
