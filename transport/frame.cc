@@ -62,7 +62,7 @@ bool Drop(FrameContent* content, SocketCounters::Drop drop, std::string reason) 
     case HandleFault::kBuild:
       return Drop(content, Kind::kForeign,
                   absl::StrCat("it is of build ", absl::Hex(BuildIn(bytes)),
-                               ", this program of build ", absl::Hex(kBuildHash)));
+                               ", this program of build ", absl::Hex(Handle::kBuild)));
     case HandleFault::kVersion:
       return Drop(content, Kind::kForeign, DescribeHandleFault(fault));
     default:

@@ -2,7 +2,6 @@
 #ifndef HANDOFF_TRANSPORT_FRAME_H_
 #define HANDOFF_TRANSPORT_FRAME_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -17,9 +16,9 @@
 
 namespace handoff::internal {
 
-// How one message travels where its receiver is not known: a frame of Handle::kBytes that names the
-// word it was posted under, whatever it is.
-using Frame = std::array<std::byte, Handle::kBytes>;
+// How one message travels where its receiver is not known: a frame that names the word it was
+// posted under, whatever it is.
+using Frame = HandleBytes;
 
 // What a frame says besides the message.
 struct FrameTag {

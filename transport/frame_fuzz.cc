@@ -46,7 +46,7 @@ Message Make(Member& member) {
 
 }  // namespace
 
-// Frames of 40 bytes each: kind, then what is in a frame from the generation on; the rest is right.
+// Frames of 19 bytes each: kind, then what is in a frame from the generation on; the rest is right.
 // A first byte of more than 127 changes a good frame by exclusive or instead.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Member& member = TheMember();
@@ -60,16 +60,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       MakeFrame(member, Post(member, TakeFrom(message), 7), {7, 0}),
       MakeFrame(member, Post(member, bundle, 7), {7, 0}),
   };
-  constexpr size_t kStep = 40;
+  constexpr size_t kFrom = 16;
+  constexpr size_t kCount = Handle::kBytes - kFrom;
+  constexpr size_t kStep = kCount + 2;
   FrameContent content;
   for (; size >= kStep; data += kStep, size -= kStep) {
     Frame frame = frames[data[0] % 2];
     const bool change = data[0] > 127;
-    for (size_t i = 1; i < 25; ++i) {
-      std::byte& byte = frame[15 + i];
-      byte = change ? byte ^ std::byte(data[i]) : std::byte(data[i]);
+    for (size_t i = 0; i < kCount; ++i) {
+      std::byte& byte = frame[kFrom + i];
+      byte = change ? byte ^ std::byte(data[1 + i]) : std::byte(data[1 + i]);
     }
-    frame[5] = std::byte(data[25]);
+    frame[3] = std::byte(data[kStep - 1]);
     (void)TakeFrame(member, frame, &content);
     content = FrameContent();
   }

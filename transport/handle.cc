@@ -15,19 +15,19 @@ namespace {
 // Where the fields begin.
 enum Offset : size_t {
   kMagicAt = 0,
-  kVersionAt = 4,
-  kKindAt = 5,
-  kFlagsAt = 6,
+  kVersionAt = 2,
+  kKindAt = 3,
+  kBuildAt = 4,
   kNonceAt = 8,
   kGenerationAt = 16,
-  kUsedBytesAt = 24,
-  kRowAt = 32,
-  kSegmentAt = 36,
-  kChannelAt = 38,
-  kExchangeAt = 40,
-  kBuildAt = 48,
+  kUsedBytesAt = 21,
+  kRowAt = 26,
+  kSegmentAt = 30,
+  kChannelAt = 31,
+  kExchangeAt = 33,
 };
-static_assert(kBuildAt + sizeof(uint64_t) == Handle::kBytes);
+static_assert(kChannelAt + sizeof(uint16_t) == Handle::kBytes);
+static_assert(kExchangeAt + sizeof(uint64_t) == Handle::kMaxBytes);
 
 // One move on a little-endian machine.
 template <std::unsigned_integral T>
@@ -54,6 +54,15 @@ template <std::unsigned_integral T>
 void Store(std::byte* bytes, size_t at, T value) {
   value = LittleEndian(value);
   std::memcpy(bytes + at, &value, sizeof(T));
+}
+
+// Fields of five bytes. Both touch eight: what follows is stored after them, and is there to load.
+constexpr uint64_t kFiveBytes = (uint64_t{1} << 40) - 1;
+static_assert(kUsedBytesAt + sizeof(uint64_t) <= Handle::kBytes);
+static_assert(Handle::kMaxGeneration <= kFiveBytes && Handle::kMaxUsedBytes <= kFiveBytes);
+
+uint64_t LoadFive(const std::byte* bytes, size_t at) {
+  return Load<uint64_t>(bytes, at) & kFiveBytes;
 }
 
 // The ranges of the fields, kind by kind.
@@ -100,8 +109,6 @@ const char* DescribeHandleFault(HandleFault fault) {
       return "a handle of another session";
     case HandleFault::kKind:
       return "unknown kind";
-    case HandleFault::kFlags:
-      return "unknown flag";
     case HandleFault::kGeneration:
       return "generation out of range";
     case HandleFault::kUsedBytes:
@@ -114,48 +121,53 @@ const char* DescribeHandleFault(HandleFault fault) {
   return "unknown";
 }
 
-std::array<std::byte, Handle::kBytes> Encode(const Handle& handle) {
+HandleBytes Encode(const Handle& handle) {
   HANDOFF_DCHECK(Check(handle) == HandleFault::kNone) << DescribeHandleFault(Check(handle));
-  std::array<std::byte, Handle::kBytes> bytes;
-  Store(bytes.data(), kMagicAt, Handle::kMagic);
-  Store(bytes.data(), kVersionAt, Handle::kVersion);
-  Store(bytes.data(), kKindAt, static_cast<uint8_t>(handle.kind));
-  Store(bytes.data(), kFlagsAt, uint16_t{0});
-  Store(bytes.data(), kNonceAt, handle.nonce);
-  Store(bytes.data(), kGenerationAt, handle.generation);
-  Store(bytes.data(), kUsedBytesAt, handle.used_bytes);
-  Store(bytes.data(), kRowAt, handle.row);
-  Store(bytes.data(), kSegmentAt, handle.segment);
-  Store(bytes.data(), kChannelAt, handle.channel);
-  Store(bytes.data(), kExchangeAt, handle.exchange);
-  Store(bytes.data(), kBuildAt, kBuildHash);
-  return bytes;
+  HandleBytes encoded;
+  std::byte* const bytes = encoded.bytes_.data();
+  Store(bytes, kMagicAt, Handle::kMagic);
+  Store(bytes, kVersionAt, Handle::kVersion);
+  Store(bytes, kKindAt, static_cast<uint8_t>(handle.kind));
+  Store(bytes, kBuildAt, Handle::kBuild);
+  Store(bytes, kNonceAt, handle.nonce);
+  Store(bytes, kGenerationAt, handle.generation);
+  Store(bytes, kUsedBytesAt, handle.used_bytes);
+  Store(bytes, kRowAt, handle.row);
+  Store(bytes, kSegmentAt, static_cast<uint8_t>(handle.segment));
+  Store(bytes, kChannelAt, handle.channel);
+  encoded.size_ = Handle::kBytes;
+  if (__builtin_expect(handle.exchange != 0, 0)) {
+    Store(bytes, kExchangeAt, handle.exchange);
+    encoded.size_ = Handle::kMaxBytes;
+  }
+  return encoded;
 }
 
-uint64_t BuildIn(std::span<const std::byte> bytes) {
-  return Load<uint64_t>(bytes.data(), kBuildAt);
+uint32_t BuildIn(std::span<const std::byte> bytes) {
+  return Load<uint32_t>(bytes.data(), kBuildAt);
 }
 
 HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out) {
-  if (bytes.size() != Handle::kBytes) return HandleFault::kLength;
+  const bool exchanges = bytes.size() == Handle::kMaxBytes;
+  if (bytes.size() != Handle::kBytes && !exchanges) return HandleFault::kLength;
   const std::byte* const from = bytes.data();
-  if (Load<uint32_t>(from, kMagicAt) != Handle::kMagic) return HandleFault::kMagic;
+  if (Load<uint16_t>(from, kMagicAt) != Handle::kMagic) return HandleFault::kMagic;
   if (Load<uint8_t>(from, kVersionAt) != Handle::kVersion) return HandleFault::kVersion;
-  if (BuildIn(bytes) != kBuildHash) return HandleFault::kBuild;
+  if (BuildIn(bytes) != Handle::kBuild) return HandleFault::kBuild;
   const auto sender_nonce = Load<uint64_t>(from, kNonceAt);
   if (sender_nonce != nonce) {
     out->nonce = sender_nonce;
     return HandleFault::kNonce;
   }
-  if (Load<uint16_t>(from, kFlagsAt) != 0) return HandleFault::kFlags;
   const Handle handle{.kind = static_cast<HandleKind>(Load<uint8_t>(from, kKindAt)),
-                      .segment = Load<uint16_t>(from, kSegmentAt),
+                      .segment = Load<uint8_t>(from, kSegmentAt),
                       .channel = Load<uint16_t>(from, kChannelAt),
                       .row = Load<uint32_t>(from, kRowAt),
                       .nonce = nonce,
-                      .exchange = Load<uint64_t>(from, kExchangeAt),
-                      .generation = Load<uint64_t>(from, kGenerationAt),
-                      .used_bytes = Load<uint64_t>(from, kUsedBytesAt)};
+                      .exchange = exchanges ? Load<uint64_t>(from, kExchangeAt) : 0,
+                      .generation = LoadFive(from, kGenerationAt),
+                      .used_bytes = LoadFive(from, kUsedBytesAt)};
+  if (exchanges && handle.exchange == 0) return HandleFault::kMeaning;
   const HandleFault fault = Check(handle);
   if (fault == HandleFault::kNone) *out = handle;
   return fault;

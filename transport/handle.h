@@ -2,10 +2,13 @@
 #ifndef HANDOFF_TRANSPORT_HANDLE_H_
 #define HANDOFF_TRANSPORT_HANDLE_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+#include "allocator/management_layout.h"
 
 namespace handoff {
 
@@ -23,14 +26,18 @@ enum class HandleKind : uint8_t {
 //
 // As bytes, all numbers little-endian:
 //
-//    0  magic 4 | version 1 | kind 1 | flags 2, zero | nonce 8
-//   16  generation 8 | used size 8
-//   32  row 4 | segment 2 | channel 2
-//   40  exchange 8 | build 8
+//    0  magic 2 | version 1 | kind 1 | build 4 | nonce 8
+//   16  generation 5 | used size 5 | row 4 | segment 1 | channel 2
+//   33  exchange 8, of requests and replies only
+//
+// So short because ZeroMQ keeps up to 33 bytes in the message object itself, and allocates for
+// more.
 struct Handle {
-  static constexpr size_t kBytes = 56;
-  static constexpr uint32_t kMagic = 0x4E414448;  // "HDAN" as bytes
-  static constexpr uint8_t kVersion = 1;
+  static constexpr size_t kBytes = 33;
+  static constexpr size_t kMaxBytes = 41;     // with an exchange
+  static constexpr uint16_t kMagic = 0x4448;  // "HD" as bytes
+  static constexpr uint8_t kVersion = 2;
+  static constexpr uint32_t kBuild = static_cast<uint32_t>(kBuildHash);
 
   static constexpr uint32_t kMaxRow = (uint32_t{1} << 30) - 1;
   static constexpr uint16_t kMaxSegment = 63;
@@ -53,24 +60,44 @@ struct Handle {
 // Why bytes are not a handle.
 enum class [[nodiscard]] HandleFault : uint8_t{
     kNone,
-    kLength,      // not Handle::kBytes
+    kLength,      // neither Handle::kBytes nor Handle::kMaxBytes
     kMagic,       // something else altogether
     kVersion,     // of a build with another layout of handles
     kBuild,       // of a build with another layout of shared memory
     kNonce,       // of another session
     kKind,        // no such kind
-    kFlags,       // a flag this build does not know
     kGeneration,  // out of range
     kUsedBytes,   // out of range
     kPlace,       // row, segment or channel out of range
-    kMeaning,     // a field that has no meaning for this kind is not zero
+    kMeaning,     // a field that has no meaning for this kind is not zero, or an exchange is there
+                  // and zero
 };
 
 // For errors: a few words, static.
 const char* DescribeHandleFault(HandleFault fault);
 
+// A handle as bytes.
+class HandleBytes {
+ public:
+  const std::byte* data() const { return bytes_.data(); }
+  size_t size() const { return size_; }
+  const std::byte* begin() const { return data(); }
+  const std::byte* end() const { return data() + size_; }
+  std::byte& operator[](size_t at) { return bytes_[at]; }
+
+  friend bool operator==(const HandleBytes& a, const HandleBytes& b) {
+    return std::equal(a.begin(), a.end(), b.begin(), b.end());
+  }
+
+ private:
+  friend HandleBytes Encode(const Handle& handle);
+
+  std::array<std::byte, Handle::kMaxBytes> bytes_;
+  size_t size_;
+};
+
 // `handle` must be one that Decode() accepts.
-std::array<std::byte, Handle::kBytes> Encode(const Handle& handle);
+HandleBytes Encode(const Handle& handle);
 
 // Reads bytes that anybody may have sent, of whatever length. kNone: all fields are in their
 // ranges, and what Encode() makes of *out are the same bytes; whether there is such a block is
@@ -78,8 +105,8 @@ std::array<std::byte, Handle::kBytes> Encode(const Handle& handle);
 // sender.
 HandleFault Decode(std::span<const std::byte> bytes, uint64_t nonce, Handle* out);
 
-// The build that bytes of Handle::kBytes name, for errors: kBuildHash of their sender.
-uint64_t BuildIn(std::span<const std::byte> bytes);
+// The build that bytes of a handle name, for errors: Handle::kBuild of their sender.
+uint32_t BuildIn(std::span<const std::byte> bytes);
 
 }  // namespace handoff
 

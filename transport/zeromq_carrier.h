@@ -11,7 +11,7 @@
 namespace handoff::internal {
 
 // The carrier of ipc://, tcp:// and inproc://: a message, of whatever many parts, is one ZeroMQ
-// frame of Handle::kBytes. `zeromq` outlives it. kInvalidArgument: a pattern that only rings serve.
+// frame that is a handle. `zeromq` outlives it. kInvalidArgument: a pattern that only rings serve.
 // kResourceExhausted: no descriptors left.
 absl::StatusOr<std::unique_ptr<Carrier>> MakeZeromqCarrier(const CarrierContext& context,
                                                            ZeromqContext& zeromq);
