@@ -80,6 +80,10 @@ class Carrier {
   // last try that said kWouldBlock. The same at every call, until Close(). kResourceExhausted.
   virtual absl::StatusOr<int> Descriptor() = 0;
 
+  // Whether tries that fail prepare Descriptor() for news, as they do at first: not needed, and
+  // dearer for peers, while the caller stays awake.
+  virtual void PrepareDescriptor(bool prepares) { static_cast<void>(prepares); }
+
   // The door where all that concerns the socket is told, for who sleeps at several by the protocol
   // of ring_wait.h. Null: there is more than a door.
   virtual Door* SleepsAt() { return nullptr; }

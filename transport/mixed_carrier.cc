@@ -2,6 +2,7 @@
 #include "transport/mixed_carrier.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/counter.h"
+#include "base/sync.h"
 #include "base/unique_fd.h"
 
 namespace handoff::internal {
@@ -160,6 +162,11 @@ class MixedCarrier final : public Carrier {
     return result;
   }
 
+  // kWouldBlock: there is no reason not to.
+  SocketResult MayWait(const Deadline& deadline);
+  // As long as the option says. kWouldBlock: nothing has come by then.
+  template <class Attempt>
+  SocketResult WaitAwake(int64_t began_ns, const Deadline& deadline, Attempt attempt);
   template <class Attempt>
   SocketResult Wait(const Deadline& deadline, Counter MixedCarrier::*blocked_ns, Attempt attempt);
 
@@ -174,6 +181,35 @@ class MixedCarrier final : public Carrier {
   Counter receive_blocked_ns_;
 };
 
+SocketResult MixedCarrier::MayWait(const Deadline& deadline) {
+  if (context_.TakeInterruption()) return SocketResult::kInterrupted;
+  if (!context_.member->Usable().ok()) return SocketResult::kUnusable;
+  return deadline.expired() ? SocketResult::kTimedOut : SocketResult::kWouldBlock;
+}
+
+// Between attempts the core goes to others who want it.
+template <class Attempt>
+SocketResult MixedCarrier::WaitAwake(int64_t began_ns, const Deadline& deadline, Attempt attempt) {
+  constexpr int kTurnsBetweenLooks = 16;
+  const int64_t spin_ns = absl::ToInt64Nanoseconds(context_.options.spin);
+  if (spin_ns == 0) return SocketResult::kWouldBlock;
+  SocketResult result = SocketResult::kWouldBlock;
+  carriers_[kRing]->PrepareDescriptor(false);
+  while (result == SocketResult::kWouldBlock &&
+         MonotonicClock().NowNanoseconds() - began_ns < spin_ns) {
+    for (int i = 0; i < kTurnsBetweenLooks && result == SocketResult::kWouldBlock; ++i) {
+      RealSync::Pause();
+      result = attempt();
+    }
+    if (result != SocketResult::kWouldBlock) break;
+    sched_yield();
+    result = MayWait(deadline);
+  }
+  carriers_[kRing]->PrepareDescriptor(true);
+  // The descriptors have to tell of what comes from here on.
+  return result == SocketResult::kWouldBlock ? attempt() : result;
+}
+
 // An attempt that fails leaves the descriptors of both such that news make them readable.
 template <class Attempt>
 SocketResult MixedCarrier::Wait(const Deadline& deadline, Counter MixedCarrier::*blocked_ns,
@@ -181,14 +217,10 @@ SocketResult MixedCarrier::Wait(const Deadline& deadline, Counter MixedCarrier::
   SocketResult result = attempt();
   if (result != SocketResult::kWouldBlock) return result;
   const int64_t began_ns = MonotonicClock().NowNanoseconds();
+  result = WaitAwake(began_ns, deadline, attempt);
   while (result == SocketResult::kWouldBlock) {
-    if (context_.TakeInterruption()) {
-      result = SocketResult::kInterrupted;
-    } else if (!context_.member->Usable().ok()) {
-      result = SocketResult::kUnusable;
-    } else if (deadline.expired()) {
-      result = SocketResult::kTimedOut;
-    } else {
+    result = MayWait(deadline);
+    if (result == SocketResult::kWouldBlock) {
       std::array<pollfd, 3> descriptors{
           pollfd{.fd = both_.get(), .events = POLLIN, .revents = 0},
           pollfd{.fd = context_.socket_interruption->fd(), .events = POLLIN, .revents = 0},

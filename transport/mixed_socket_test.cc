@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -27,14 +28,16 @@ class MixedSocketTest : public SessionFixture {
  protected:
   // Bound at a ring and at ZeroMQ.
   std::unique_ptr<Socket> BindBoth(Pattern pattern,
-                                   const SocketOptions& options = PatientOptions()) {
+                                   const SocketOptions& options = PatientOptions(),
+                                   std::string_view name = "a") {
     auto socket = Bind(*one_, pattern, "ring://data", options);
-    const absl::Status status = socket->Bind(Address());
+    const absl::Status status = socket->Bind(Address(name));
     EXPECT_TRUE(status.ok()) << status;
     return socket;
   }
-  SocketResult SendNumber(Socket& socket, uint64_t number) {
-    Message message = *one_->Allocate(sizeof(number), {.deadline = Soon()});
+  SocketResult SendNumber(Socket& socket, uint64_t number) { return Send(*one_, socket, number); }
+  static SocketResult Send(Transport& transport, Socket& socket, uint64_t number) {
+    Message message = *transport.Allocate(sizeof(number), {.deadline = Soon()});
     std::memcpy(message.mutable_bytes().data(), &number, sizeof(number));
     return socket.Send(std::move(message), Soon());
   }
@@ -139,6 +142,100 @@ TEST_F(MixedSocketTest, TakesFromBothInTurnAndWaitsForBoth) {
   EXPECT_EQ(pull->Receive(&message, Deadline::Infinite()), SocketResult::kInterrupted);
   interrupter.join();
   EXPECT_EQ(pull->Statistics().connected_peers, 2u);
+}
+
+// What comes while a call is awake, after it has fallen asleep, and where it never stays awake.
+TEST_F(MixedSocketTest, StaysAwakeAsLongAsItsOptionsSay) {
+  for (const absl::Duration spin :
+       {absl::ZeroDuration(), absl::Microseconds(50), absl::Seconds(1)}) {
+    SocketOptions options = PatientOptions();
+    options.spin = spin;
+    const std::string name = absl::FormatDuration(spin);
+    auto pull = BindBoth(Pattern::kPull, options, name);
+    auto ring = Connect(*one_, Pattern::kPush, "ring://data");
+    auto zeromq = Connect(*one_, Pattern::kPush, Address(name));
+    for (int i = 0; i < 100; ++i) {
+      Socket& sender = i % 3 == 0 ? *zeromq : *ring;
+      std::thread later([&] {
+        if (i % 2 == 0) absl::SleepFor(absl::Microseconds(100));
+        EXPECT_EQ(SendNumber(sender, 7), SocketResult::kOk);
+      });
+      EXPECT_EQ(ReceiveNumber(*pull), 7u);
+      later.join();
+    }
+    Message message;
+    EXPECT_EQ(pull->Receive(&message, Deadline::After(absl::Milliseconds(2))),
+              SocketResult::kTimedOut);
+    std::thread interrupter([&] { pull->Interrupt(); });
+    EXPECT_EQ(pull->Receive(&message, Deadline::Infinite()), SocketResult::kInterrupted);
+    interrupter.join();
+    // The descriptor tells of both after that, as before.
+    auto poller = *Poller::Create();
+    PollItem item{.socket = pull.get()};
+    for (Socket* sender : {ring.get(), zeromq.get()}) {
+      EXPECT_EQ(pull->TryReceive(&message), SocketResult::kWouldBlock);
+      ASSERT_EQ(SendNumber(*sender, 8), SocketResult::kOk);
+      ASSERT_EQ(poller->Wait({&item, 1}, Soon()), SocketResult::kOk);
+      EXPECT_EQ(ReceiveNumber(*pull), 8u);
+    }
+  }
+}
+
+TEST_F(MixedSocketTest, RepliesWhereTheRequestCameFrom) {
+  auto reply = BindBoth(Pattern::kReply);
+  auto ring = Connect(*two_, Pattern::kRequest, "ring://data");
+  auto zeromq = Connect(*two_, Pattern::kRequest, Address());
+  for (uint64_t i = 0; i < 20; ++i) {
+    Socket& asker = i % 3 == 0 ? *zeromq : *ring;
+    ASSERT_EQ(Send(*two_, asker, i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*reply), i);
+    ASSERT_EQ(SendNumber(*reply, 100 + i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(asker), 100 + i);
+  }
+  // Both ask at once: each gets the reply to its own.
+  ASSERT_EQ(Send(*two_, *zeromq, 1), SocketResult::kOk);
+  ASSERT_EQ(Send(*two_, *ring, 2), SocketResult::kOk);
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t number = ReceiveNumber(*reply);
+    ASSERT_EQ(SendNumber(*reply, 10 * number), SocketResult::kOk);
+  }
+  EXPECT_EQ(ReceiveNumber(*zeromq), 10u);
+  EXPECT_EQ(ReceiveNumber(*ring), 20u);
+  // Who has replied has nobody left to reply to.
+  EXPECT_EQ(reply->TrySend(Message()), SocketResult::kWouldBlock);
+}
+
+TEST_F(MixedSocketTest, AsksRepliersOfBothKinds) {
+  auto request = BindBoth(Pattern::kRequest);
+  auto ring = Connect(*two_, Pattern::kReply, "ring://data");
+  auto zeromq = Connect(*two_, Pattern::kReply, Address());
+  ASSERT_TRUE(WaitFor([&] { return request->Statistics().connected_peers == 2; }));
+  int asked[] = {0, 0};
+  for (uint64_t i = 0; i < 20; ++i) {
+    ASSERT_EQ(SendNumber(*request, i), SocketResult::kOk);
+    Message question;
+    Socket* replier = nullptr;
+    ASSERT_TRUE(WaitFor([&] {
+      for (Socket* one : {ring.get(), zeromq.get()}) {
+        if (one->TryReceive(&question) == SocketResult::kOk) replier = one;
+      }
+      return replier != nullptr;
+    }));
+    ++asked[replier == ring.get() ? 0 : 1];
+    ASSERT_EQ(Send(*two_, *replier, 100 + i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*request), 100 + i);
+  }
+  EXPECT_GE(asked[0], 5);
+  EXPECT_GE(asked[1], 5);
+  // One has gone: the other is asked.
+  ring->Close();
+  ASSERT_TRUE(WaitFor([&] { return request->Statistics().connected_peers == 1; }));
+  for (uint64_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(SendNumber(*request, i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*zeromq), i);
+    ASSERT_EQ(Send(*two_, *zeromq, 200 + i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*request), 200 + i);
+  }
 }
 
 TEST_F(MixedSocketTest, IsWaitedForByAPoller) {

@@ -108,6 +108,7 @@ class RingCarrier final : public Carrier, public RingUser {
 
   Readiness Look() override;
   absl::StatusOr<int> Descriptor() override;
+  void PrepareDescriptor(bool prepares) override { arms_ = prepares; }
   uint32_t PeerCount() const override { return static_cast<uint32_t>(sender_.peer_count()); }
   Door* SleepsAt() override {
     return watched_ == nullptr ? door_.load(std::memory_order_relaxed) : nullptr;
@@ -206,6 +207,7 @@ class RingCarrier final : public Carrier, public RingUser {
   // For Descriptor(). What was missing when it was armed is looked for by the tick as well, under
   // `lock_`, in case that who wakes was killed.
   std::unique_ptr<WatchedDoor> watched_;
+  bool arms_ = true;  // PrepareDescriptor()
   std::atomic<bool> awaits_message_{false};
   std::atomic<bool> awaits_room_{false};
   std::atomic<uint64_t> armed_changes_{0};
@@ -338,7 +340,7 @@ absl::StatusOr<int> RingCarrier::Descriptor() {
 }
 
 bool RingCarrier::ArmDescriptor() {
-  if (__builtin_expect(watched_ == nullptr, 1)) return false;
+  if (__builtin_expect(watched_ == nullptr || !arms_, 1)) return false;
   armed_changes_.store(table_.changes(), std::memory_order_release);
   return watched_->Arm();
 }

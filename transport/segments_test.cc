@@ -184,6 +184,36 @@ TEST_F(SegmentsTest, HonoursAlignmentInEveryProcess) {
   EXPECT_EQ(child.Wait(), ChildExit::Code(0));
 }
 
+TEST_F(SegmentsTest, AMessageSaysWhereItLiesInItsOwnSegment) {
+  auto transport = OpenTransport();
+  auto other = OpenTransport();
+  const std::string address = "ring://" + session_.name();
+  auto pull = Bind(*other, Pattern::kPull, address);
+  auto push = Connect(*transport, Pattern::kPush, address);
+  ASSERT_TRUE(transport->CreateSegment({.id = 3, .size_bytes = 8 * kMiB}).ok());
+  ASSERT_TRUE(transport->CreateSegment({.id = 4, .size_bytes = 8 * kMiB}).ok());
+  // The first messages of segments that are alike lie at the same place of each.
+  uint64_t first_offset = 0;
+  for (const uint32_t segment : {3u, 4u}) {
+    Message message = FilledOf(*transport, segment, 3 * kMiB, segment);
+    const uint64_t offset = message.segment_offset();
+    if (segment == 3) first_offset = offset;
+    EXPECT_EQ(offset, first_offset);
+    EXPECT_LE(offset + message.size(), 8 * kMiB);
+    // So does one that is shared, and both say the same to the receiver.
+    auto copy = transport->Share(&message);
+    ASSERT_TRUE(copy.ok()) << copy.status();
+    EXPECT_TRUE(copy->shared());
+    EXPECT_EQ(copy->segment_offset(), offset);
+    ASSERT_EQ(push->Send(*std::move(copy), Soon()), SocketResult::kOk);
+    Message received;
+    ASSERT_EQ(pull->Receive(&received, Soon()), SocketResult::kOk);
+    EXPECT_TRUE(received.shared());
+    EXPECT_EQ(received.segment_offset(), offset);
+    EXPECT_TRUE(IsFilled(received, 3 * kMiB, segment));
+  }
+}
+
 TEST_F(SegmentsTest, AMessageOfManyPartsMayHavePartsOfSeveral) {
   auto transport = OpenTransport();
   auto other = OpenTransport();
