@@ -56,11 +56,10 @@ Pattern Counterpart(Pattern pattern) {
 RingSender::Options SenderOptions(Pattern pattern) {
   return {.receiver_pattern = static_cast<uint8_t>(Counterpart(pattern)),
           .exclusive = pattern == Pattern::kPair,
-          .publishes = pattern == Pattern::kPublish};
+          .publishes = pattern == Pattern::kPublish,
+          .requests = pattern == Pattern::kRequest,
+          .replies = pattern == Pattern::kReply};
 }
-
-// An entry that says that a request will not be answered.
-constexpr uint32_t kNoReply = 1;
 
 class RingCarrier final : public Carrier, public RingUser {
  public:
@@ -148,6 +147,7 @@ class RingCarrier final : public Carrier, public RingUser {
   // One attempt each; true if it succeeded.
   bool SendOnce(Message& message);
   bool SendReply(Message& message);
+  bool ReplyWith(const Parcel& parcel);  // to asker_, which there is
   bool SendPartsOnce(std::span<Message> parts);
   bool ReplyParts(std::span<Message> parts);
   bool ReceiveOnce(Message& message);
@@ -192,8 +192,12 @@ class RingCarrier final : public Carrier, public RingUser {
   std::vector<EndpointId> own_ids_;
   std::vector<Message> parts_;  // of a message of many parts that is received one by one, reversed
 
-  // REP: who has asked and waits for the reply.
-  std::optional<EndpointId> asker_;
+  // REP: who has asked and waits for the reply, and the number of its request.
+  struct Asker {
+    EndpointId id;
+    uint64_t number;
+  };
+  std::optional<Asker> asker_;
   // REQ: a request is under way.
   bool asked_ = false;
 
@@ -351,7 +355,7 @@ Readiness RingCarrier::LookOnce() {
   if (!sends_) return ready;
   lock_.OwnerLock();
   ready.send = context_.pattern == Pattern::kReply
-                   ? asker_.has_value() && sender_.HasRoomAt(own_, *asker_)
+                   ? asker_.has_value() && sender_.HasRoomAt(own_, asker_->id)
                    : sender_.HasRoom(own_);
   lock_.OwnerUnlock();
   return ready;
@@ -394,12 +398,18 @@ SocketResult RingCarrier::WaitFor(const Deadline& deadline, Quick quick, Attempt
   return SocketResult::kTimedOut;
 }
 
+bool RingCarrier::ReplyWith(const Parcel& parcel) {
+  if (sender_.Reply(own_, asker_->id, asker_->number, parcel) != RingSender::Result::kSent) {
+    return false;
+  }
+  asker_.reset();
+  return true;
+}
+
 bool RingCarrier::SendReply(Message& message) {
   if (!asker_.has_value()) return false;
-  Parcel parcel = ParcelOf(message);
-  if (sender_.SendTo(own_, *asker_, &parcel) != RingSender::Result::kSent) return false;
+  if (!ReplyWith(ParcelOf(message))) return false;
   MessageAccess::Forget(message);
-  asker_.reset();
   return true;
 }
 
@@ -449,10 +459,7 @@ bool RingCarrier::ReplyParts(std::span<Message> parts) {
   if (!asker_.has_value()) return false;
   Parcel bundle;
   if (!Wrap(member_, parts, &bundle).ok()) return false;
-  if (sender_.SendTo(own_, *asker_, &bundle) == RingSender::Result::kSent) {
-    asker_.reset();
-    return true;
-  }
+  if (ReplyWith(bundle)) return true;
   // Back to the caller.
   std::vector<Message> back;
   if (Unwrap(member_, bundle, &back)) {
@@ -492,20 +499,15 @@ SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* de
 // REP: the next request may be received before the last one was answered; its asker is told.
 bool RingCarrier::GiveUpRequest() {
   if (!asker_.has_value()) return true;
-  Parcel parcel;
-  parcel.name.row = kNoReply;
   lock_.OwnerLock();
-  const bool sent = sender_.SendTo(own_, *asker_, &parcel) == RingSender::Result::kSent;
+  const bool sent = ReplyWith(NoReply());
   lock_.OwnerUnlock();
-  if (sent) asker_.reset();
   return sent;
 }
 
 // REQ: replies come in the order of the requests, so the number of a reply tells what it answers.
 bool RingCarrier::IsAwaited(const RingReceiver::Arrival& arrival) {
-  if (!asked_ || (arrival.name.kind == PartKind::kEmpty && arrival.name.row == kNoReply)) {
-    return false;
-  }
+  if (!asked_ || IsNoReply(arrival.name)) return false;
   lock_.OwnerLock();
   const bool awaited =
       sender_.last_receiver() == arrival.from && sender_.MessagesTo(arrival.from) == arrival.number;
@@ -531,7 +533,7 @@ bool RingCarrier::ReceiveOnce(Message& message) {
       }
       asked_ = false;
     } else if (context_.pattern == Pattern::kReply) {
-      asker_ = arrival.from;
+      asker_ = Asker{arrival.from, arrival.number};
     }
     if (__builtin_expect(!parts_.empty(), 0)) {
       std::reverse(parts_.begin(), parts_.end());

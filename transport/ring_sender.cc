@@ -154,18 +154,23 @@ RingSender::Result RingSender::SendParts(const std::vector<Own>& own, std::span<
   return Result::kSent;
 }
 
-RingSender::Result RingSender::SendTo(const std::vector<Own>& own, EndpointId to, Parcel* parcel) {
+RingSender::Result RingSender::Reply(const std::vector<Own>& own, EndpointId to, uint64_t number,
+                                     const Parcel& parcel) {
   if (table_.changes() != seen_changes_) Refresh(own);
   for (const auto& peer : peers_) {
     if (peer->info.id != to || peer->corrupt) continue;
-    if (peer->Look() != RingLook::kReady) return Result::kNoRoom;
-    Publish(*peer, *parcel, parcel->name.used_bytes);
+    for (;;) {
+      if (peer->Look() != RingLook::kReady) return Result::kNoRoom;
+      if (peer->producer.published() + 1 >= number) break;
+      Publish(*peer, NoReply(), 0);
+    }
+    Publish(*peer, parcel, parcel.name.used_bytes);
     return Result::kSent;
   }
   if (table_.IsLive(to) && std::find(refused_.begin(), refused_.end(), to) == refused_.end()) {
     return Result::kNoRoom;
   }
-  Release(member_, *parcel);
+  Release(member_, parcel);
   dropped_.Add(1);
   return Result::kSent;
 }
@@ -275,13 +280,17 @@ bool RingSender::DropPeerIfGone(Peer& peer) {
 }
 
 void RingSender::TakeBackAll(Peer& peer) {
-  const auto take = [&](const RingBody& body) {
+  const uint64_t published = peer.producer.published();
+  const auto take = [&](uint64_t index, const RingBody& body) {
     const PartName name = PartName::FromPacked({body.word, body.tag});
     const std::optional<Parcel> parcel = TakeBack(member_, name);
     HANDOFF_CRASH_POINT("ring.send.after_take_back");
     if (!parcel.has_value()) return;
-    if (options_.publishes) {
-      Release(member_, *parcel);  // it was for this subscriber
+    const bool awaited =
+        !options_.requests || (last_receiver_ == peer.info.id && index + 1 == published);
+    if (options_.publishes || options_.replies || !awaited) {
+      Release(member_, *parcel);
+      if (options_.replies) dropped_.Add(1);
     } else {
       returned_.push_back(*parcel);
     }
@@ -291,15 +300,14 @@ void RingSender::TakeBackAll(Peer& peer) {
     const RingLook look = peer.producer.PeekOldest(&oldest);
     if (look == RingLook::kWait) return;
     if (look == RingLook::kCorrupt) break;
-    take(oldest.body);
+    take(oldest.index, oldest.body);
     (void)peer.producer.TakeBack(oldest);
   }
   // The cursor is nonsense, but what we have published is known.
-  const uint64_t published = peer.producer.published();
   const uint64_t unread = std::min(peer.producer.UnreceivedAtMost(), peer.ring_info.entries);
   for (uint64_t i = published - unread; i < published; ++i) {
     const auto body = peer.producer.ring().ReadPublished(i);
-    if (body.has_value()) take(*body);
+    if (body.has_value()) take(i, *body);
   }
 }
 

@@ -40,6 +40,16 @@ struct RingPeerStatistics {
   bool gone = false;     // the peer; this side has not got to it yet
 };
 
+// What an entry says instead of a reply that will never come.
+inline Parcel NoReply() {
+  Parcel parcel;
+  parcel.name.row = 1;
+  return parcel;
+}
+inline bool IsNoReply(const PartName& name) {
+  return name.kind == PartKind::kEmpty && name.row == NoReply().name.row;
+}
+
 // The sending half of a socket: its rings to all receivers that it has, and which message goes
 // where. One caller at a time.
 //
@@ -49,7 +59,8 @@ struct RingPeerStatistics {
 // Killed after 2: nobody has its name, freed with the words of x. After 3: delivered. After 3 and
 // before 4: r wakes at the end of its slice.
 // What a receiver had not taken when it died or closed is taken back, oldest first, and goes to the
-// others before anything new.
+// others before anything new; it is released if it was for that receiver only, or a request that
+// nobody awaits the reply of any more.
 class RingSender {
  public:
   // What a socket looks for. Own endpoints are those of the socket.
@@ -61,6 +72,8 @@ class RingSender {
     uint8_t receiver_pattern = 0;  // of the endpoints to send to
     bool exclusive = false;        // PAIR: to one only
     bool publishes = false;        // to all whose topics match
+    bool requests = false;         // who has it replies; only the reply to the last is awaited
+    bool replies = false;          // to who has asked only
   };
 
   RingSender(Member& member, const Options& options);
@@ -104,8 +117,10 @@ class RingSender {
   // The same with many parts as one message.
   Result SendParts(const std::vector<Own>& own, std::span<Message> parts);
 
-  // To the receiver at one endpoint: kSent also if it is there no more, and the parcel released.
-  Result SendTo(const std::vector<Own>& own, EndpointId to, Parcel* parcel);
+  // The reply to request `number` of the receiver at one endpoint: kSent also if it is there no
+  // more, and the parcel released. Requests before it that got none are answered by NoReply(), so
+  // that the number of a reply says what it answers.
+  Result Reply(const std::vector<Own>& own, EndpointId to, uint64_t number, const Parcel& parcel);
   // The receiver of the last parcel sent.
   EndpointId last_receiver() const { return last_receiver_; }
 

@@ -211,6 +211,57 @@ TEST_F(RingSocketTest, SkipsAnAskerThatHasGoneAndRepliesThatNobodyAwaits) {
   EXPECT_EQ(ReceiveNumber(*stays), 50u);
 }
 
+TEST_F(RingSocketTest, GivesNobodyTheReplyOfAnAskerThatHasGone) {
+  auto reply = Bind(*one_, Pattern::kReply, "ring://data");
+  auto goes = Connect(*two_, Pattern::kRequest, "ring://data");
+  auto stays = Connect(*two_, Pattern::kRequest, "ring://data");
+  ASSERT_EQ(SendNumber(*two_, *goes, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 1u);
+  EXPECT_EQ(SendNumber(*one_, *reply, 10), SocketResult::kOk);
+  goes.reset();  // with its reply unread
+  ASSERT_EQ(SendNumber(*two_, *stays, 2), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 2u);
+  EXPECT_EQ(SendNumber(*one_, *reply, 20), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*stays), 20u);
+  EXPECT_TRUE(NothingComes(*stays));
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, AwaitsNoReplyToARequestThatCameBackAfterANewerOne) {
+  auto request = Bind(*one_, Pattern::kRequest, "ring://data");
+  auto goes = Connect(*two_, Pattern::kReply, "ring://data");
+  auto stays = Connect(*two_, Pattern::kReply, "ring://data");
+  // One each.
+  ASSERT_EQ(SendNumber(*one_, *request, 1), SocketResult::kOk);
+  ASSERT_EQ(SendNumber(*one_, *request, 2), SocketResult::kOk);
+  goes.reset();
+  (void)request->Ready();  // finds that out
+  EXPECT_EQ(ReceiveNumber(*stays), 2u);
+  EXPECT_EQ(SendNumber(*two_, *stays, 20), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*request), 20u);
+  EXPECT_TRUE(NothingComes(*stays));
+  EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(RingSocketTest, RepliesToTheNextRequestOfWhoseFormerOneMadeNoSense) {
+  auto reply = Bind(*one_, Pattern::kReply, "ring://data");
+  auto request = Connect(*two_, Pattern::kRequest, "ring://data");
+  // Of a segment that the other side has never mapped, and cannot any more.
+  ASSERT_TRUE(two_->CreateSegment({.id = 5, .size_bytes = 1 << 20}).ok());
+  auto lost = two_->Allocate(10, {.segment = 5});
+  ASSERT_TRUE(lost.ok()) << lost.status();
+  ASSERT_TRUE(two_->RemoveSegment(5).ok());
+  ASSERT_EQ(request->TrySend(*std::move(lost)), SocketResult::kOk);
+  EXPECT_TRUE(NothingComes(*reply));
+  EXPECT_EQ(reply->Statistics().stale_handles, 1u);
+  for (uint64_t i = 0; i < 3; ++i) {
+    ASSERT_EQ(SendNumber(*two_, *request, i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*reply), i);
+    EXPECT_EQ(SendNumber(*one_, *reply, i + 10), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*request), i + 10);
+  }
+}
+
 TEST_F(RingSocketTest, PublishesOneBlockToAllSubscribers) {
   auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
   std::vector<std::unique_ptr<Socket>> subscribers;
