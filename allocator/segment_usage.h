@@ -25,26 +25,26 @@ struct MemberUsage {
 
 // A segment at about one moment: others go on while it is looked at.
 struct SegmentUsage {
-  uint64_t size_bytes = 0;
+  uint64_t size_bytes = 0;  // of the payload
   uint64_t used_bytes = 0;  // blocks in use
   uint64_t free_bytes = 0;  // the rest: pages, and blocks of spans
-  uint64_t largest_free_bytes =
-      0;  // the largest block that could be had if every owner gave back what it can
+  // The largest block that could be had if every owner gave back what it can.
+  uint64_t largest_free_bytes = 0;
   uint64_t used_blocks = 0;
   uint64_t ownerless_blocks = 0;  // in spans whose owner is dead
   uint64_t nobodys_blocks = 0;    // sent by a member that is dead since, waiting for its receiver
   uint64_t nobodys_bytes = 0;
-  std::array<MemberUsage, kMaxMembers> members;
+  std::array<MemberUsage, kMaxMembers> members;  // by slot
   struct SpansOfClass {
     uint32_t size_class;  // index of kSizeClasses, or kLargeClass
     uint64_t spans = 0;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0;  // of the spans
     uint64_t used_blocks = 0;
   };
   std::vector<SpansOfClass> classes;  // those in use
 
-  // The members that hold or have sent most, most first, at most `count`; only those that have
-  // anything.
+  // The slots of the members that hold or have sent most, most first, at most `count`; only those
+  // that have anything.
   std::vector<uint32_t> TopHolders(size_t count) const;
 };
 

@@ -18,13 +18,10 @@ namespace handoff {
 // The operations without FUTEX_PRIVATE_FLAG: the kernel then finds sleepers by page, not by
 // address.
 
-FutexResult FutexWait(const std::atomic<uint32_t>& word, uint32_t expected,
-                      const Deadline& deadline) {
-  const std::optional<timespec> timeout = deadline.RemainingTimespec();
-  if (::syscall(SYS_futex, &word, FUTEX_WAIT, expected, timeout.has_value() ? &*timeout : nullptr,
-                nullptr, 0) == 0) {
-    return FutexResult::kWoken;
-  }
+namespace {
+
+// By errno of the call that has just failed.
+FutexResult WhyAwake(const char* call, const void* at) {
   switch (errno) {
     case EAGAIN:
       return FutexResult::kValueChanged;
@@ -33,8 +30,20 @@ FutexResult FutexWait(const std::atomic<uint32_t>& word, uint32_t expected,
     case EINTR:
       return FutexResult::kInterrupted;
   }
-  HANDOFF_CHECK(false) << "futex wait at " << &word << ": " << std::strerror(errno);
+  HANDOFF_CHECK(false) << call << " at " << at << ": " << std::strerror(errno);
   __builtin_unreachable();
+}
+
+}  // namespace
+
+FutexResult FutexWait(const std::atomic<uint32_t>& word, uint32_t expected,
+                      const Deadline& deadline) {
+  const std::optional<timespec> timeout = deadline.RemainingTimespec();
+  if (::syscall(SYS_futex, &word, FUTEX_WAIT, expected, timeout.has_value() ? &*timeout : nullptr,
+                nullptr, 0) == 0) {
+    return FutexResult::kWoken;
+  }
+  return WhyAwake("futex wait", &word);
 }
 
 namespace {
@@ -76,16 +85,7 @@ FutexResult FutexWaitAny(std::span<const FutexWord> words, const Deadline& deadl
                 CLOCK_MONOTONIC) >= 0) {
     return FutexResult::kWoken;
   }
-  switch (errno) {
-    case EAGAIN:
-      return FutexResult::kValueChanged;
-    case ETIMEDOUT:
-      return FutexResult::kTimedOut;
-    case EINTR:
-      return FutexResult::kInterrupted;
-  }
-  HANDOFF_CHECK(false) << "futex_waitv on " << words.size() << ": " << std::strerror(errno);
-  __builtin_unreachable();
+  return WhyAwake("futex_waitv", words.data());
 }
 
 bool CanFutexWaitAny() {

@@ -89,7 +89,11 @@ bool Poller::Look(std::span<PollItem> items) {
 }
 
 bool Poller::TakeInterruption(std::span<PollItem> items) {
-  if (interruption_.Take()) return true;
+  return interruption_.Take() || IsInterrupted(items);
+}
+
+bool Poller::IsInterrupted(std::span<PollItem> items) const {
+  if (interruption_.raised()) return true;
   return std::any_of(items.begin(), items.end(), [](const PollItem& item) {
     return !IsDescriptor(item) && item.socket->transport_interruption_.raised();
   });
@@ -131,7 +135,7 @@ bool Poller::Spin(std::span<PollItem> items, const Deadline& deadline) {
   constexpr int kTurnsBetweenLooks = 16;
   const int64_t begin_ns = MonotonicClock().NowNanoseconds();
   while (MonotonicClock().NowNanoseconds() - begin_ns < spin_ns_) {
-    if (deadline.expired() || interruption_.raised()) return false;
+    if (deadline.expired() || IsInterrupted(items)) return false;
     for (int i = 0; i < kTurnsBetweenLooks; ++i) {
       RealSync::Pause();
       if (Look(items)) return true;

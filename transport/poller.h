@@ -26,7 +26,8 @@ struct PollerOptions {
   absl::Duration spin = absl::Microseconds(30);
 };
 
-// What Wait() waits for: a socket, or, without one, a descriptor of the system.
+// What Wait() waits for: a socket, or, without one, a descriptor of the system; a negative one is
+// never ready. Whose they are, they stay.
 struct PollItem {
   Socket* socket = nullptr;
   int fd = -1;
@@ -59,7 +60,8 @@ class Poller {
   Poller(const Poller&) = delete;
   Poller& operator=(const Poller&) = delete;
 
-  // Waits until at least one item is ready, but looks at least once, and sets `ready` of all. What
+  // Waits until at least one item is ready, but looks at least once, and sets `ready` of all.
+  // Without items it waits for an interruption or the deadline. What
   // is ready stays so until it is used, so a further call returns at once. A receive may still
   // find nothing, if what has come makes no sense: use TryReceive(), or a deadline.
   // kTimedOut: nothing until the deadline. kInterrupted: Interrupt(), or Interrupt() of the
@@ -78,6 +80,7 @@ class Poller {
   // Sets `ready`; true if an item is.
   static bool Look(std::span<PollItem> items);
   bool TakeInterruption(std::span<PollItem> items);
+  bool IsInterrupted(std::span<PollItem> items) const;
   bool Spin(std::span<PollItem> items, const Deadline& deadline);
   void SleepAtDoors(std::span<PollItem> items, const Deadline& deadline);
   bool SleepAtDescriptors(std::span<PollItem> items, const Deadline& deadline);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "allocator/bundle.h"
 #include "allocator/management_layout.h"
 #include "allocator/mapping.h"
 #include "allocator/member.h"
@@ -136,6 +137,39 @@ TEST_F(RingDamageTest, DropsForgedNamesCountsThemAndReportsTheirSenderOnce) {
   EXPECT_EQ(statistics.peers[0].refused_frames, 10u);
   EXPECT_NE(statistics.refused_peers[0].peer.find("pid "), std::string::npos);
   EXPECT_NE(statistics.refused_peers[0].reason, "");
+}
+
+TEST_F(RingDamageTest, FreesManyPartsWhoseListLiesAboutThemOrTheirNumber) {
+  auto one = OpenTransport();
+  auto two = OpenTransport();
+  auto push = Bind(*one, Pattern::kPush, "ring://data");
+  auto pull = Connect(*two, Pattern::kPull, "ring://data");
+  uint64_t index = 0;
+  // The list of a message of two parts that was just sent.
+  const auto send_parts = [&]() -> PartList<RealSync>& {
+    std::vector<Message> parts(2);
+    for (Message& part : parts) part = Filled(*one, 100, 1);
+    EXPECT_EQ(push->SendParts(parts, Soon()), SocketResult::kOk);
+    const PartName name = NameIn(0, index++);
+    EXPECT_EQ(name.kind, PartKind::kBundle);
+    return *reinterpret_cast<PartList<RealSync>*>(vandal_->bundle_rows().section() +
+                                                  name.row * kPageBytes);
+  };
+  std::vector<Message> parts;
+  for (const uint64_t count : {uint64_t{0}, uint64_t{3}, uint64_t{40'000'000'000}}) {
+    send_parts().count.store(count, std::memory_order_relaxed);
+    // Whatever is made of it, it does not hold up what comes behind it.
+    ASSERT_EQ(SendOne(*one, *push, count), SocketResult::kOk);
+    ++index;
+    do {
+      ASSERT_EQ(pull->ReceiveParts(&parts, Soon()), SocketResult::kOk) << count;
+    } while (parts.size() != 1 || !IsFilled(parts[0], 100, count));
+  }
+  const uint64_t bad = pull->Statistics().bad_frames;
+  send_parts().parts[1].words[0].store(~uint64_t{0}, std::memory_order_relaxed);
+  EXPECT_EQ(pull->TryReceiveParts(&parts), SocketResult::kWouldBlock);
+  EXPECT_EQ(pull->Statistics().bad_frames, bad + 1);
+  EXPECT_EQ(pull->Statistics().refused_peers.size(), 1u);
 }
 
 TEST_F(RingDamageTest, LeavesAReceiverWhoseCursorIsNonsenseAndGoesOnWithTheOthers) {

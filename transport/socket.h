@@ -64,8 +64,10 @@ class Socket {
   // empty before.
   std::string LastEndpoint() const;
 
-  // Hands the message over; it is empty afterwards. On every other result the caller still has it.
-  // Waits for a receiver with room until the deadline, but tries at least once.
+  // Hands the message over; it is empty afterwards (kOk). On every other result the caller still
+  // has it. Waits for a receiver with room until the deadline (kTimedOut), but tries at least once.
+  // kInterrupted, kClosed, kNoAddress, kWrongPattern, kForeignMessage, kUnusable: as they say. The
+  // try never waits: kWouldBlock where the other would have.
   SocketResult Send(Message&& message, const Deadline& deadline) {
     if (__builtin_expect(!MaySend() || Interrupted(), 0)) return RefuseToSend();
     return sender_->Send(message, deadline);
@@ -76,8 +78,9 @@ class Socket {
   }
 
   // Puts the next message into *message. What was in it is released first, whatever the result.
-  // Waits until the deadline, but looks at least once. What a peer sends that is no valid handle is
-  // dropped and counted on the way.
+  // Waits until the deadline (kTimedOut), but looks at least once. What a peer sends that is no
+  // valid handle is dropped and counted on the way. The try never waits: kWouldBlock. Other results
+  // as of Send().
   SocketResult Receive(Message* message, const Deadline& deadline) {
     message->Release();
     if (__builtin_expect(!MayReceive() || Interrupted(), 0)) return RefuseToReceive();
@@ -90,7 +93,8 @@ class Socket {
   }
 
   // Hands several messages over as one: all are empty afterwards, or none was changed but that some
-  // may be shared now. 1 to kMaxParts.
+  // may be shared now. 1 to kMaxParts (bundle.h: 4096), else kPartCount. Otherwise as Send() and
+  // TrySend().
   SocketResult SendParts(std::span<Message> parts, const Deadline& deadline) {
     return SendManyParts(parts, &deadline);
   }
@@ -98,7 +102,7 @@ class Socket {
 
   // The parts of the next message, in order; what was in *parts is released first. A message that
   // was not sent in parts is one part. Receive() gives the parts of such a message one after the
-  // other.
+  // other. Otherwise as Receive() and TryReceive().
   SocketResult ReceiveParts(std::vector<Message>* parts, const Deadline& deadline) {
     return ReceiveManyParts(parts, &deadline);
   }

@@ -37,7 +37,7 @@ enum class SlowPolicy : uint8_t {
   kDropOldest = 2,  // the oldest that it has not taken makes room
 };
 
-// All of it counts from the next Bind() or Connect() on.
+// For Transport::CreateSocket(), which keeps a copy.
 struct SocketOptions {
   // High-water marks, in messages, for each peer: so many may wait at the sender, and as many at
   // the receiver, before a send has to wait. 1 to 1 000 000; on ring:// up to 8192, which Bind()
@@ -90,14 +90,12 @@ struct SocketOptions {
 
   // Sets one option by its name in configuration files:
   //
-  //   snd-hwm, rcv-hwm                         send_high_water_mark, receive_high_water_mark
-  //   snd-kernel-size, rcv-kernel-size         kernel_send_buffer_bytes,
-  //   kernel_receive_buffer_bytes linger                                   linger
-  //   reconnect-interval, reconnect-interval-max
-  //   backlog, tcp-keepalive, ipv6, spin
-  //   slow-policy                              block, drop-newest or drop-oldest
-  //   topics                                   separated by commas
+  //   snd-hwm, rcv-hwm                    the high-water marks
+  //   snd-kernel-size, rcv-kernel-size    the kernel buffers
+  //   slow-policy                         block, drop-newest or drop-oldest
+  //   topics                              separated by commas
   //
+  // and backlog, ipv6, linger, reconnect-interval, reconnect-interval-max, spin, tcp-keepalive.
   // Durations have a unit ("20ms", "1.5s"); a bare number is milliseconds. Switches are true or
   // false, 1 or 0. kInvalidArgument: no such option, naming all there are; or no such value, or one
   // out of its range. Then nothing has changed.

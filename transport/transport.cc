@@ -8,6 +8,7 @@
 #include "allocator/ring_table.h"
 #include "allocator/segment_layout.h"
 #include "allocator/segment_table.h"
+#include "allocator/session_audit.h"
 #include "allocator/size_class.h"
 #include "base/byte_size.h"
 #include "base/check.h"
@@ -124,6 +125,11 @@ absl::StatusOr<SegmentUsage> Transport::Usage(uint32_t segment) const {
   const absl::StatusOr<Segment*> found = member_->FindSegment(segment);
   if (!found.ok()) return found.status();
   return (*found)->Usage();
+}
+
+absl::StatusOr<std::vector<std::string>> Transport::Audit() const {
+  if (absl::Status status = Usable(); !status.ok()) return status;
+  return AuditSession(*member_);
 }
 
 absl::StatusOr<Message> Transport::Share(Message* message) {

@@ -60,7 +60,7 @@ struct TransportOptions {
   // Opens the session to the members of this group (name or number), not only to its user.
   std::string shm_group = "";
 
-  // What the monitor shows for this member, up to 32 bytes; empty: the program's name.
+  // What the monitor shows for this member, cut to 32 bytes; empty: the program's name.
   std::string member_name = "";
 
   // How long to wait for another process that joins or leaves at the same time. Positive.
@@ -124,7 +124,8 @@ class Transport {
   // waited for.
   static absl::StatusOr<std::unique_ptr<Transport>> Open(const TransportOptions& options);
 
-  // Leaves. All its sockets and messages must be gone. What was sent and not received stays with
+  // Leaves. All its sockets and messages must be gone; with a socket left it ends the process. What
+  // was sent and not received stays with
   // its receivers; the last one to leave removes everything.
   ~Transport();
   Transport(const Transport&) = delete;
@@ -137,8 +138,8 @@ class Transport {
   // Interrupt(). kFailedPrecondition: Usable() says why.
   absl::StatusOr<Message> Allocate(size_t size_bytes, const AllocateOptions& options = {});
 
-  // The same without waiting and without words, for the path of a message. What was in *message is
-  // released first, whatever the result.
+  // The same from the main segment, without waiting and without words, for the path of a message.
+  // What was in *message is released first, whatever the result.
   AllocateResult TryAllocate(size_t size_bytes, Message* message, size_t alignment = 64) {
     message->Release();
     if (__builtin_expect(InForkedChild(), 0)) return AllocateResult::kUnusable;
@@ -170,7 +171,7 @@ class Transport {
   // kInvalidArgument: the main segment. kNotFound.
   absl::Status RemoveSegment(uint32_t id);
 
-  // All segments there are now, by id.
+  // All segments there are now, with the main segment, by id.
   std::vector<SegmentDescription> Segments() const;
 
   // A further message of the same bytes, which stay where they are: both are shared() afterwards
@@ -203,9 +204,16 @@ class Transport {
   const std::string& session() const { return session_; }
 
   // What is in use of the main segment, or of that of an id, and by whom. Looks at every block: not
-  // for the path of a message.
+  // for the path of a message. kNotFound: no segment of that id. kFailedPrecondition: Usable() says
+  // why.
   SegmentUsage Usage() const { return segment_.Usage(); }
   absl::StatusOr<SegmentUsage> Usage(uint32_t segment) const;
+
+  // For debugging: looks at every word of the session's tables, as AuditSession()
+  // (allocator/session_audit.h), and says what is out of place: a line each, with numbers; none if
+  // all is well. Means something only while no process of the session sends, receives, allocates or
+  // releases. kFailedPrecondition: Usable() says why.
+  absl::StatusOr<std::vector<std::string>> Audit() const;
 
  private:
   friend class SegmentResource;

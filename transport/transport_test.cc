@@ -24,6 +24,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
 class TransportTest : public SessionFixture {};
 
@@ -180,6 +181,24 @@ TEST_F(TransportTest, AllocatesFromManyThreadsAtOnce) {
   EXPECT_EQ(transport->Usage().used_blocks, 0u);
 }
 
+TEST_F(TransportTest, AuditsASessionInUse) {
+  auto transport = OpenTransport();
+  auto other = OpenTransport();
+  auto push = Bind(*transport, Pattern::kPush, "ring://data");
+  auto pull = Connect(*other, Pattern::kPull, "ring://data");
+  Message held = Filled(*transport, 1000, 1);
+  Message shared = *transport->Share(&held);
+  ASSERT_EQ(push->Send(std::move(shared), Soon()), SocketResult::kOk);
+  std::vector<Message> parts(3);
+  for (Message& part : parts) part = Filled(*transport, 100'000, 2);
+  ASSERT_EQ(push->SendParts(parts, Soon()), SocketResult::kOk);
+  for (Transport* each : {transport.get(), other.get()}) {
+    const auto problems = each->Audit();
+    ASSERT_TRUE(problems.ok()) << problems.status().ToString();
+    EXPECT_THAT(*problems, IsEmpty());
+  }
+}
+
 TEST_F(TransportTest, FailsClearlyInAForkedChildWhichMayOpenItsOwn) {
   auto transport = OpenTransport();
   ChildProcess child = ChildProcess::Start([&] {
@@ -189,6 +208,7 @@ TEST_F(TransportTest, FailsClearlyInAForkedChildWhichMayOpenItsOwn) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(refused.message()), HasSubstr("forked"));
     EXPECT_EQ(transport->Usable().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(transport->Audit().status().code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_EQ(transport->CreateSocket(Pattern::kPush).status().code(),
               absl::StatusCode::kFailedPrecondition);
     transport->Interrupt();
