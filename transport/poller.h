@@ -27,7 +27,7 @@ struct PollerOptions {
 };
 
 // What Wait() waits for: a socket, or, without one, a descriptor of the system; a negative one is
-// never ready. Whose they are, they stay.
+// never ready. Both stay their owner's.
 struct PollItem {
   Socket* socket = nullptr;
   int fd = -1;
@@ -61,9 +61,9 @@ class Poller {
   Poller& operator=(const Poller&) = delete;
 
   // Waits until at least one item is ready, but looks at least once, and sets `ready` of all.
-  // Without items it waits for an interruption or the deadline. What
-  // is ready stays so until it is used, so a further call returns at once. A receive may still
-  // find nothing, if what has come makes no sense: use TryReceive(), or a deadline.
+  // Without items it waits for an interruption or the deadline. What is ready stays so until it is
+  // used, so a further call returns at once. A receive may still find nothing, if what has come
+  // makes no sense: use TryReceive(), or a deadline.
   // kTimedOut: nothing until the deadline. kInterrupted: Interrupt(), or Interrupt() of the
   // transport of one of the sockets. kWrongPattern, kNoAddress, kClosed: one of the sockets cannot
   // do what it is waited for. kUnusable: in a forked child, or no descriptors are left.
