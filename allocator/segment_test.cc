@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/segment.h"
 
-#include <atomic>
+#include <algorithm>
+#include <climits>
 #include <cstring>
 #include <random>
 #include <thread>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "allocator/audit.h"
 #include "allocator/testing/plain_segment.h"
+#include "allocator/testing/segment_checks.h"
 #include "base/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -23,23 +25,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr uint64_t kSegmentBytes = 8 << 20;
-
-Block MustAllocate(Segment& segment, uint64_t size_bytes, uint64_t alignment = 64) {
-  Block block;
-  EXPECT_EQ(segment.TryAllocate(size_bytes, alignment, &block), AllocateResult::kOk)
-      << size_bytes << " aligned to " << alignment;
-  return block;
-}
-
-// The segment can be had as one block, and nothing is out of place.
-void ExpectWhole(PlainSegmentMemory& memory, Segment& segment) {
-  Block all;
-  ASSERT_EQ(segment.TryAllocate(segment.size_bytes(), 64, &all), AllocateResult::kOk)
-      << DescribeShortage(segment.Usage(), segment.size_bytes());
-  segment.Release(all);
-  segment.Trim();
-  EXPECT_THAT(AuditSegment(memory.view(), memory.members()), IsEmpty());
-}
 
 TEST(SegmentTest, GivesBlocksOfEverySizeThatDoNotOverlap) {
   PlainSegmentMemory memory(kSegmentBytes);
@@ -100,149 +85,6 @@ TEST(SegmentTest, RefusesWhatCanNeverBe) {
   EXPECT_EQ(error.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(error.status().ToString(), HasSubstr("8388609"));
   EXPECT_THAT(error.status().ToString(), HasSubstr("8388608"));
-}
-
-TEST(SegmentTest, SaysPreciselyWhyThereIsNoRoom) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  auto other = memory.Join(2);
-  const Block mine = MustAllocate(*segment, 5 << 20);
-  const Block theirs = MustAllocate(*other, 2 << 20);
-  const auto error = segment->Allocate(3 << 20, 64, Deadline::After(absl::ZeroDuration()));
-  ASSERT_EQ(error.status().code(), absl::StatusCode::kResourceExhausted);
-  const std::string text(error.status().message());
-  EXPECT_THAT(text, HasSubstr("requested 3 MiB"));
-  EXPECT_THAT(text, HasSubstr("1 MiB of 8 MiB free"));
-  EXPECT_THAT(text, HasSubstr("largest free block 1 MiB"));
-  EXPECT_THAT(text, HasSubstr("member 1 (5 MiB in 1 blocks), member 2 (2 MiB in 1 blocks)"));
-  segment->Release(mine);
-  other->Release(theirs);
-  other->Trim();
-  ExpectWhole(memory, *segment);
-}
-
-TEST(SegmentTest, WaitsUntilAnotherMemberReleases) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  auto other = memory.Join(2);
-  const Block theirs = MustAllocate(*other, 6 << 20);
-  std::thread releaser([&] {
-    while (memory.view().header().waiters.load(std::memory_order_relaxed) == 0) {
-      std::this_thread::yield();
-    }
-    other->Release(theirs);
-  });
-  const auto block = segment->Allocate(4 << 20, 64, Deadline::After(absl::Seconds(60)));
-  releaser.join();
-  ASSERT_TRUE(block.ok()) << block.status().ToString();
-  segment->Release(*block);
-  EXPECT_EQ(memory.view().header().waiters.load(std::memory_order_relaxed), 0u);
-  ExpectWhole(memory, *segment);
-}
-
-TEST(SegmentTest, AReleaseEndsAWaitAtOnceAndNotWithItsSlice) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  auto other = memory.Join(2);
-  // Half a slice: one that begins to wait right before the release would sleep twice as long
-  // without it.
-  constexpr absl::Duration kLimit = absl::Milliseconds(25);
-  constexpr int kTimes = 11;
-  int at_once = 0;
-  for (int i = 0; i < kTimes; ++i) {
-    const Block theirs = MustAllocate(*other, 6 << 20);
-    std::atomic<int64_t> released_ns{0};
-    std::thread releaser([&] {
-      while (memory.view().header().waiters.load(std::memory_order_relaxed) == 0) {
-        std::this_thread::yield();
-      }
-      // Now it looks once more, and sleeps.
-      absl::SleepFor(absl::Milliseconds(2));
-      released_ns.store(MonotonicClock().NowNanoseconds(), std::memory_order_relaxed);
-      other->Release(theirs);
-    });
-    const auto block = segment->Allocate(4 << 20, 64, Deadline::After(absl::Seconds(60)));
-    const int64_t now_ns = MonotonicClock().NowNanoseconds();
-    releaser.join();
-    ASSERT_TRUE(block.ok()) << block.status().ToString();
-    const absl::Duration waited =
-        absl::Nanoseconds(now_ns - released_ns.load(std::memory_order_relaxed));
-    if (waited < kLimit) ++at_once;
-    segment->Release(*block);
-    segment->Trim();
-  }
-  // Not all: a busy machine may have let a thread wait.
-  EXPECT_GT(at_once, kTimes / 2);
-}
-
-TEST(SegmentTest, OneThreadThatStopsWaitingDoesNotSpeakForTheOthers) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  const Block all = MustAllocate(*segment, 7 << 20);
-  const SegmentHeader<RealSync>& header = memory.view().header();
-  std::atomic<bool> interrupted{false};
-  std::thread patient([&] {
-    EXPECT_FALSE(segment->Allocate(4 << 20, 64, Deadline::Infinite(), &interrupted).ok());
-  });
-  while (header.waiting[1].load(std::memory_order_relaxed) == 0) std::this_thread::yield();
-  // Each time is a chance for the mistake; a slice of the other may repair it.
-  for (int i = 0; i < 20; ++i) {
-    EXPECT_FALSE(segment->Allocate(4 << 20, 64, Deadline::After(absl::Microseconds(500))).ok());
-    EXPECT_EQ(header.waiting[1].load(std::memory_order_relaxed), 1);
-    EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 1u);
-  }
-  interrupted.store(true, std::memory_order_release);
-  patient.join();
-  EXPECT_EQ(header.waiting[1].load(std::memory_order_relaxed), 0);
-  EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 0u);
-  segment->Release(all);
-}
-
-TEST(SegmentTest, NobodyWakesAMemberThatDiedWhileItWaited) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto survivor = memory.Join(1);
-  const auto victim = memory.members().Publish(2, MemberIdentity{});
-  ASSERT_TRUE(victim.has_value());
-  SegmentHeader<RealSync>& header = memory.view().header();
-  header.waiting[2].store(1, std::memory_order_relaxed);
-  header.waiters.store(1, std::memory_order_relaxed);
-  memory.Reclaim(*survivor, *victim);
-  EXPECT_EQ(header.waiting[2].load(std::memory_order_relaxed), 0);
-  EXPECT_EQ(header.waiters.load(std::memory_order_relaxed), 0u);
-}
-
-TEST(SegmentTest, TickForgetsWaitersThatAreGone) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  std::atomic<uint32_t>& waiters = memory.view().header().waiters;
-  waiters.store(1, std::memory_order_relaxed);
-  segment->Tick();
-  EXPECT_EQ(waiters.load(std::memory_order_relaxed), 0u);
-}
-
-TEST(SegmentTest, StopsWaitingAtTheDeadlineAndWhenInterrupted) {
-  PlainSegmentMemory memory(kSegmentBytes);
-  auto segment = memory.Join(1);
-  const Block all = MustAllocate(*segment, 7 << 20);
-  EXPECT_EQ(segment->Allocate(4 << 20, 64, Deadline::After(absl::Milliseconds(20))).status().code(),
-            absl::StatusCode::kResourceExhausted);
-  const std::atomic<bool> interrupted{true};
-  EXPECT_EQ(segment->Allocate(4 << 20, 64, Deadline::Infinite(), &interrupted).status().code(),
-            absl::StatusCode::kCancelled);
-  segment->Release(all);
-}
-
-TEST(SegmentTest, NamesAFullFileSystem) {
-  PlainSegmentMemory memory(kSegmentBytes, /*payload_limit_bytes=*/1 << 20);
-  auto segment = memory.Join(1);
-  const Block block = MustAllocate(*segment, 900 << 10);
-  Block more;
-  EXPECT_EQ(segment->TryAllocate(900 << 10, 64, &more), AllocateResult::kFileSystem);
-  EXPECT_THAT(
-      segment->Allocate(900 << 10, 64, Deadline::After(absl::ZeroDuration())).status().ToString(),
-      HasSubstr("no room left"));
-  segment->Release(block);
-  segment->Release(MustAllocate(*segment, 900 << 10));
 }
 
 TEST(SegmentTest, ReusesItsOwnBlocksLastInFirstOut) {
@@ -433,6 +275,28 @@ TEST(SegmentTest, FindsBlocksThatOthersReleased) {
     for (const Block& old : unread) receiver->Release(old);
   }
   ExpectWhole(memory, *sender);
+}
+
+// Their lines are in the cache of whoever has released them: other blocks go round first, and those
+// come back in the order in which they went.
+TEST(SegmentTest, ReusesBlocksThatOthersReleasedFirstInFirstOut) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto sender = memory.Join(1);
+  auto receiver = memory.Join(2);
+  for (const uint64_t size : {uint64_t{64}, uint64_t{3000}}) {
+    std::unordered_map<BlockId, int> last_use;
+    int soonest = INT_MAX;
+    for (int i = 0; i < 300000; ++i) {
+      const Block block = MustAllocate(*sender, size);
+      const auto taken = receiver->Accept(block.id, sender->Mark(block, 2).generation(), size);
+      ASSERT_TRUE(taken.has_value());
+      receiver->Release(*taken);
+      const auto [use, is_first] = last_use.try_emplace(block.id, i);
+      if (!is_first) soonest = std::min(soonest, i - std::exchange(use->second, i));
+    }
+    EXPECT_LT(soonest, INT_MAX) << "more than fits has gone through";
+    EXPECT_GT(static_cast<uint64_t>(soonest) * size, kSegmentBytes / 64) << size;
+  }
 }
 
 TEST(SegmentTest, SeveralThreadsAllocateAndReleaseEachOthersBlocks) {

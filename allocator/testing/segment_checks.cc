@@ -43,6 +43,15 @@ void ExpectWhole(PlainSegmentMemory& memory, uint64_t bytes, std::span<Segment* 
                   [](const auto& byte) { return byte.load(std::memory_order_relaxed) == 0; }));
 }
 
+void ExpectWhole(PlainSegmentMemory& memory, Segment& segment) {
+  Block all;
+  ASSERT_EQ(segment.TryAllocate(segment.size_bytes(), 64, &all), AllocateResult::kOk)
+      << DescribeShortage(segment.Usage(), segment.size_bytes());
+  segment.Release(all);
+  segment.Trim();
+  EXPECT_THAT(AuditSegment(memory.view(), memory.members()), ::testing::IsEmpty());
+}
+
 namespace {
 
 // `block` of `from`, in the hands of `to`.

@@ -18,6 +18,8 @@ Block MustAllocate(Segment& segment, uint64_t size_bytes, uint64_t alignment = 6
 // Every block is free, so after `members`, all that live, have given back what they keep, each of
 // them can have all `bytes` of the segment as one block, nothing is out of place, and nobody waits.
 void ExpectWhole(PlainSegmentMemory& memory, uint64_t bytes, std::span<Segment* const> members);
+// The same of one, which finds what it keeps itself when it allocates all.
+void ExpectWhole(PlainSegmentMemory& memory, Segment& segment);
 
 // Each operation once more, between `members` (two) and one that joins in `newcomer_slot`, dies and
 // is reclaimed. Leaves every block free.
