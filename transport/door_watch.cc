@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/barrier.h"
 #include "base/clock.h"
 #include "base/futex.h"
@@ -84,12 +85,12 @@ void DoorWatch::Remove(WatchedDoor* watched) {
     absl::MutexLock lock(&mutex_);
     doors_.erase(std::remove(doors_.begin(), doors_.end(), watched), doors_.end());
   }
-  // Nobody shall be asked to wake us any more, and the thread may sleep just there.
+  // Nobody shall be asked to wake us any more. The thread may sleep just there, also if the word
+  // has been taken by the socket's own thread, which wakes nobody.
   uint32_t seen = Door::kWatched;
-  if (door.sleeping.compare_exchange_strong(seen, 0, std::memory_order_acq_rel,
-                                            std::memory_order_relaxed)) {
-    FutexWake(door.sleeping, INT_MAX);
-  }
+  door.sleeping.compare_exchange_strong(seen, 0, std::memory_order_acq_rel,
+                                        std::memory_order_relaxed);
+  FutexWake(door.sleeping, INT_MAX);
 }
 
 void DoorWatch::Knock() {
@@ -116,8 +117,11 @@ void DoorWatch::Run() {
     if (sleeps_at_many_) {
       (void)FutexWaitAny(words, Deadline::Infinite());
     } else {
-      // At the one door, which Remove() wakes, or until that is armed.
-      (void)FutexWait(*words.back().word, words.back().expected, Deadline::Infinite());
+      // At the one door, which Remove() wakes, or until that is armed. A door that Remove() found
+      // before this thread is asleep may be armed by its next owner meanwhile.
+      const Deadline end =
+          words.size() > 1 ? Deadline::After(absl::Seconds(1)) : Deadline::Infinite();
+      (void)FutexWait(*words.back().word, words.back().expected, end);
     }
   }
 }

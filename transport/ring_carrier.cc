@@ -155,7 +155,9 @@ class RingCarrier final : public Carrier, public RingUser {
   bool GiveUpRequest();
 
   // Before an attempt of a try-variant that is the last: news make the descriptor readable from
-  // here on. False: there is none, or they did before.
+  // here on, and the tick looks for what is awaited. False: there is none, or they did before.
+  bool ArmToSend();
+  bool ArmToReceive();
   bool ArmDescriptor();
   Readiness LookOnce();
 
@@ -349,6 +351,18 @@ bool RingCarrier::ArmDescriptor() {
   return watched_->Arm();
 }
 
+// Also if it is armed already: by a look that found what is missing now, or for the other
+// direction.
+bool RingCarrier::ArmToSend() {
+  awaits_room_.store(context_.pattern != Pattern::kReply, std::memory_order_release);
+  return ArmDescriptor();
+}
+
+bool RingCarrier::ArmToReceive() {
+  awaits_message_.store(true, std::memory_order_release);
+  return ArmDescriptor();
+}
+
 Readiness RingCarrier::LookOnce() {
   Readiness ready;
   if (receives_) ready.receive = !parts_.empty() || receiver_.HasSome(own_ids_);
@@ -431,11 +445,7 @@ SocketResult RingCarrier::TrySend(Message& message) {
   if (__builtin_expect(SendBlock(message), 1)) return SocketResult::kOk;
   if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
   if (SendOnce(message)) return SocketResult::kOk;
-  if (ArmDescriptor()) {
-    awaits_room_.store(context_.pattern != Pattern::kReply, std::memory_order_release);
-    if (SendOnce(message)) return SocketResult::kOk;
-  }
-  return SocketResult::kWouldBlock;
+  return ArmToSend() && SendOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
 }
 
 template <class Quick, class Attempt>
@@ -490,7 +500,7 @@ SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* de
   }
   if (SendPartsOnce(parts)) return SocketResult::kOk;
   if (deadline == nullptr) {
-    return ArmDescriptor() && SendPartsOnce(parts) ? SocketResult::kOk : SocketResult::kWouldBlock;
+    return ArmToSend() && SendPartsOnce(parts) ? SocketResult::kOk : SocketResult::kWouldBlock;
   }
   const auto attempt = [&] { return SendPartsOnce(parts); };
   return WaitToSend(*deadline, attempt, attempt);
@@ -550,11 +560,7 @@ SocketResult RingCarrier::TryReceive(Message& message) {
   if (__builtin_expect(ReceiveBlock(message), 1)) return SocketResult::kOk;
   if (ReceiveOnce(message)) return SocketResult::kOk;
   receiver_.WakeSenders();
-  if (ArmDescriptor()) {
-    awaits_message_.store(true, std::memory_order_release);
-    if (ReceiveOnce(message)) return SocketResult::kOk;
-  }
-  return SocketResult::kWouldBlock;
+  return ArmToReceive() && ReceiveOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
 }
 
 SocketResult RingCarrier::Receive(Message& message, const Deadline& deadline) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a peer that is broken, or means harm, writes into the rings: whoever uses them neither stops
 // nor reads what it should not, drops what makes no sense, and goes on with the others.
+#include <poll.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -12,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "allocator/bundle.h"
 #include "allocator/management_layout.h"
@@ -200,6 +203,47 @@ TEST_F(RingDamageTest, LeavesAReceiverWhoseCursorIsNonsenseAndGoesOnWithTheOther
     EXPECT_EQ(statistics.bad_frames, 1u);
     ASSERT_EQ(statistics.refused_peers.size(), 1u);
     EXPECT_NE(statistics.refused_peers[0].reason.find("cursor"), std::string::npos);
+  }
+}
+
+// A sender takes the word of the door, and is stopped before it wakes whoever sleeps there.
+TEST_F(RingDamageTest, MakesADescriptorReadableThoughNobodyWoke) {
+  auto one = OpenTransport();
+  auto two = OpenTransport();
+  SocketOptions options;
+  options.send_high_water_mark = 1;
+  auto push = Bind(*one, Pattern::kPush, "ring://data", options);
+  auto pull = Connect(*two, Pattern::kPull, "ring://data");
+  const auto wakes_nobody = [&] {
+    absl::SleepFor(absl::Milliseconds(10));  // lets who watches the door fall asleep there
+    for (uint32_t i = 0; i < endpoints(); ++i) table().endpoints[i].door.sleeping.store(0);
+  };
+  const auto becomes_readable = [](Socket& socket) {
+    pollfd one_fd{.fd = *socket.Descriptor(), .events = POLLIN, .revents = 0};
+    return poll(&one_fd, 1, 20'000) == 1;
+  };
+  Message message;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(SendOne(*one, *push, 1), SocketResult::kOk);
+    ASSERT_TRUE(pull->Descriptor().ok());
+    EXPECT_TRUE(pull->Ready().receive);
+    ASSERT_EQ(pull->TryReceive(&message), SocketResult::kOk);
+    EXPECT_EQ(pull->TryReceive(&message), SocketResult::kWouldBlock);
+    wakes_nobody();
+    ASSERT_EQ(SendOne(*one, *push, 2), SocketResult::kOk);
+    EXPECT_TRUE(becomes_readable(*pull));
+    ASSERT_EQ(pull->TryReceive(&message), SocketResult::kOk);
+  }
+  // The same for who waits for room.
+  ASSERT_TRUE(push->Descriptor().ok());
+  for (const size_t parts : {size_t{1}, size_t{2}}) {
+    EXPECT_TRUE(push->Ready().send);
+    ASSERT_EQ(SendOne(*one, *push, 3), SocketResult::kOk);
+    std::vector<Message> more(parts);
+    EXPECT_EQ(push->TrySendParts(more), SocketResult::kWouldBlock);
+    wakes_nobody();
+    ASSERT_EQ(pull->TryReceive(&message), SocketResult::kOk);
+    EXPECT_TRUE(becomes_readable(*push));
   }
 }
 
