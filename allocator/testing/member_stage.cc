@@ -82,6 +82,8 @@ std::unique_ptr<Member> MemberStage::Join() const {
 
 void MemberStage::SendOnceVictimListens(std::vector<PartName> names) {
   sender_ = std::thread([this, names = std::move(names)] {
+    // The victim is forked while this sleeps, and so holds no lock.
+    EXPECT_TRUE(victim_has_started_.Wait(absl::InfiniteDuration()));
     while (survivors_outlet_ == nullptr && !end_sending_.load(std::memory_order_acquire)) {
       survivors_outlet_ = Outlet::Open(*survivor, "back");
       if (survivors_outlet_ == nullptr) absl::SleepFor(absl::Microseconds(50));
@@ -94,6 +96,7 @@ void MemberStage::SendOnceVictimListens(std::vector<PartName> names) {
 
 void MemberStage::EndSending() {
   end_sending_.store(true, std::memory_order_release);
+  victim_has_started_.Signal();
   if (sender_.joinable()) sender_.join();
 }
 
@@ -106,6 +109,7 @@ void MemberStage::ForgetTheDead() {
 }
 
 void MemberStage::SetUpVictim() {
+  victim_has_started_.Signal();
   if (script_.joins) victim = Join();
   script_.set_up(*this);
 }

@@ -15,6 +15,7 @@
 #include "allocator/part_name.h"
 #include "allocator/testing/kill_harness.h"
 #include "allocator/testing/ring_ends.h"
+#include "base/testing/child_process.h"
 #include "base/testing/test_session.h"
 
 namespace handoff {
@@ -91,6 +92,7 @@ class MemberStage : public KillStage {
 
   const MemberScript script_;
   const TestSession session_{TestSessionOptions{.own_directory = true}};
+  ProcessSignal victim_has_started_;  // or does not start any more
   std::atomic<bool> end_sending_{false};
   std::unique_ptr<Outlet> survivors_outlet_;  // made by sender_
   std::thread sender_;

@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/process_id.h"
+#include "base/testing/sleeping_threads.h"
 #include "base/testing/wait_for.h"
 
 namespace handoff {
@@ -37,10 +38,13 @@ bool WaitReadable(int fd, absl::Duration limit) {
   }
 }
 
-[[noreturn]] void RunChild(const std::function<int()>& body, pid_t parent) {
+[[noreturn]] void RunChild(const std::function<int()>& body, pid_t parent, int go) {
   HANDOFF_CHECK_EQ(::prctl(PR_SET_PDEATHSIG, SIGKILL), 0);
   if (::getppid() != parent)
     ::_exit(ChildProcess::kUncaughtException);  // it died before the line above
+  uint64_t one = 0;
+  HANDOFF_CHECK_EQ(::read(go, &one, sizeof(one)), ssize_t{sizeof(one)}) << std::strerror(errno);
+  ::close(go);
   const int failed_before = internal::FailedParts();
   int code = ChildProcess::kUncaughtException;
   try {
@@ -70,10 +74,26 @@ std::ostream& operator<<(std::ostream& out, const ChildExit& exit) {
 pid_t internal::ForkTestChild(const std::function<int()>& body) {
   std::fflush(nullptr);  // or the child prints what the test has buffered once more
   const pid_t parent = ::getpid();
-  const pid_t pid = ::fork();
-  HANDOFF_CHECK_GE(pid, 0) << "fork: " << std::strerror(errno);
-  if (pid == 0) RunChild(body, parent);
-  return pid;
+  const Deadline deadline = Deadline::After(absl::Seconds(20));
+  for (;; ::usleep(100)) {
+    HANDOFF_CHECK(!deadline.expired()) << "a thread of the test runs all the time: start it later";
+    // What a thread holds that the child does not have is held for ever there.
+    const std::optional<Sleeps> sleeps = SleepsOfOtherThreads();
+    if (!sleeps.has_value()) continue;
+    const UniqueFd go(::eventfd(0, EFD_CLOEXEC));
+    HANDOFF_CHECK(go.valid()) << "eventfd: " << std::strerror(errno);
+    const pid_t pid = ::fork();
+    HANDOFF_CHECK_GE(pid, 0) << "fork: " << std::strerror(errno);
+    if (pid == 0) RunChild(body, parent, go.get());
+    if (SleepsOfOtherThreads() == sleeps) {
+      const uint64_t one = 1;
+      HANDOFF_CHECK_EQ(::write(go.get(), &one, sizeof(one)), ssize_t{sizeof(one)})
+          << std::strerror(errno);
+      return pid;
+    }
+    HANDOFF_CHECK_EQ(::kill(pid, SIGKILL), 0) << std::strerror(errno);
+    HANDOFF_CHECK_EQ(::waitpid(pid, nullptr, 0), pid) << std::strerror(errno);
+  }
 }
 
 int internal::FailedParts() {

@@ -5,14 +5,17 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 #include "absl/time/time.h"
+#include "base/clock.h"
 
 namespace handoff {
 namespace {
@@ -87,6 +90,26 @@ TEST(ChildProcessTest, PassesOnWhatTheChildPrints) {
   });
   EXPECT_EQ(child.Wait(), ChildExit::Code(0));
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "before child");
+}
+
+TEST(ChildProcessTest, IsForkedWhileTheOtherThreadsSleep) {
+  std::atomic<bool> has_lock{false};
+  ProcessSignal begun;
+  ProcessSignal end;
+  std::thread other([&] {
+    has_lock.store(true, std::memory_order_relaxed);
+    begun.Signal();
+    const Deadline deadline = Deadline::After(absl::Milliseconds(20));
+    while (!deadline.expired()) continue;
+    has_lock.store(false, std::memory_order_relaxed);
+    EXPECT_TRUE(end.Wait());
+  });
+  EXPECT_TRUE(begun.Wait());
+  ChildProcess child =
+      ChildProcess::Start([&] { return has_lock.load(std::memory_order_relaxed) ? 1 : 0; });
+  EXPECT_EQ(child.Wait(), ChildExit::Code(0));
+  end.Signal();
+  other.join();
 }
 
 TEST(ChildProcessTest, StopsAndGoesOn) {
