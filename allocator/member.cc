@@ -40,7 +40,10 @@ MemberNames::Word* MemberNames::Find(const PartName& name) const {
   switch (name.kind) {
     case PartKind::kBlock: {
       Segment* segment = member_->SegmentAt(name.segment);
-      return segment == nullptr ? nullptr : segment->Find(name.row);
+      if (segment != nullptr) return segment->Find(name.row);
+      const SegmentView<RealSync>* unmapped = member_->unmapped_.Find(name.segment);
+      const auto location = unmapped == nullptr ? std::nullopt : unmapped->Locate(name.row);
+      return location.has_value() ? location->hold : nullptr;
     }
     case PartKind::kReference:
       return member_->groups_->Find(name.group(), name.reference());
@@ -56,6 +59,8 @@ void MemberNames::Freed(const PartName& name) const {
   if (name.kind != PartKind::kBlock) return;
   if (Segment* segment = member_->SegmentAt(name.segment); segment != nullptr) {
     segment->LookAfterFreed(name.row);
+  } else if (const auto* unmapped = member_->unmapped_.Find(name.segment); unmapped != nullptr) {
+    UnmappedSegments::LookAfterFreed(*unmapped, name.row);
   }
 }
 
@@ -106,7 +111,8 @@ absl::StatusOr<std::unique_ptr<Member>> Member::Join(SessionOptions options) {
   return member;
 }
 
-Member::Member(std::unique_ptr<Session> session) : session_(std::move(session)) {}
+Member::Member(std::unique_ptr<Session> session)
+    : session_(std::move(session)), unmapped_(*session_) {}
 
 Member::~Member() {
   // The session calls the hooks for the last time: what is still held is freed.
@@ -204,6 +210,11 @@ absl::StatusOr<Member::OwnedSegment*> Member::Attach(SegmentObjects objects) {
 }
 
 Segment* Member::MapSegment(uint32_t row) {
+  {
+    // One that is being looked at by RetireSegments() may stay.
+    absl::MutexLock lock(&mutex_);
+    if (owned_[row] != nullptr) return owned_[row]->segment.get();
+  }
   for (const SegmentInfo& info : session_->Segments()) {
     if (info.row != row) continue;
     const absl::StatusOr<Segment*> segment = FindSegment(info.id);
@@ -274,19 +285,27 @@ absl::StatusOr<SegmentPin> Member::PinSegment(uint32_t id) {
 }
 
 // 1. the row says that the segment was removed: nobody begins an allocation from it here, and none
-// is under way (the gate)   2. no block of it is in use, so no name of one is on its way, and the
-// row's number is of no use to this member   3. unmapped for SegmentAt()   4. mapped := 0. Whoever
-// is still allocating elsewhere has its own `mapped` set.
+// is under way (the gate)   2. unmapped for SegmentAt(); full fence   3. no block of it is in use,
+// so no name of one is on its way, and the row's number is of no use to this member; else it is
+// mapped again   4. mapped := 0. Whoever is still allocating elsewhere has its own `mapped` set;
+// what it sends to us while we look is seen in 3, or finds the segment unmapped (who finds null
+// waits for our lock and looks again).
 void Member::RetireSegments() {
   absl::MutexLock lock(&mutex_);
   for (uint32_t row = 0; row < kMaxSegments; ++row) {
     std::unique_ptr<OwnedSegment>& owned = owned_[row];
     if (owned == nullptr || session_->IsLive(owned->objects)) continue;  // 1
     if (!owned->gate.TryLock()) continue;
-    const bool unused = owned->segment->Usage().used_blocks == 0;  // 2
+    bool unused = owned->segment->Usage().used_blocks == 0;
     if (unused) {
-      segments_[row].store(nullptr, std::memory_order_release);  // 3
-      owned->segment->view().SetMapped(self(), false);           // 4
+      segments_[row].store(nullptr, std::memory_order_release);  // 2
+      RealSync::FullFence();
+      unused = owned->segment->Usage().used_blocks == 0;  // 3
+      if (unused) {
+        owned->segment->view().SetMapped(self(), false);  // 4
+      } else {
+        segments_[row].store(owned->segment.get(), std::memory_order_release);
+      }
     }
     owned->gate.Unlock();
     if (unused) retired_.push_back(std::move(owned));
@@ -396,6 +415,17 @@ std::optional<Reference> Member::Taken(const PartName& name, std::optional<HoldW
   return reference;
 }
 
+void Member::AcceptAndRelease(const PartName& name, std::optional<uint32_t> channel) {
+  const MemberNames names(*this);
+  auto* const word = names.Find(name);
+  if (word == nullptr) return;
+  using Moves = HoldMoves<RealSync>;
+  const std::optional<HoldWord> held =
+      channel.has_value() ? Moves::AcceptPosted(*word, name.generation, *channel, self().slot)
+                          : Moves::Accept(*word, name.generation, self().slot);
+  if (held.has_value()) (void)names.Release(name, *held);
+}
+
 std::optional<Reference> Member::TakeBackReference(const PartName& name) {
   auto* word = groups_->Find(name.group(), name.reference());
   if (word == nullptr) return std::nullopt;
@@ -460,19 +490,22 @@ bool Member::ReclaimMember(MemberId victim) {
   ReclaimCount count;
   if (!ReclaimGroups(group_rows_->view(), *groups_, session_->members(), victim)) return true;
   if (!ReclaimBundles(bundle_rows_->view(), *bundles_, session_->members(), victim)) return true;
-  for (const SegmentInfo& info : session_->Segments()) {
-    if (SegmentAt(info.row) == nullptr) return false;  // no room to map it now: asked again
-  }
-  // Also what was removed, and is still in use here.
-  for (const std::atomic<Segment*>& entry : segments_) {
-    Segment* segment = entry.load(std::memory_order_acquire);
-    if (segment != nullptr && !segment->Reclaim(victim, &count)) return true;
+  for (const SegmentInfo& info : session_->Segments()) (void)SegmentAt(info.row);
+  // Also what was removed, and is still in use here or by others.
+  bool complete = true;
+  for (uint32_t row = 0; row < kMaxSegments; ++row) {
+    Segment* segment = segments_[row].load(std::memory_order_acquire);
+    if (segment == nullptr) {
+      if (!unmapped_.Reclaim(row, victim, &count)) complete = false;
+    } else if (!segment->Reclaim(victim, &count)) {
+      return true;
+    }
   }
   SweepGroups();
   if (count.blocks > 0 && victim != self()) {
     session_->Tell(EventKind::kBlocksReclaimed, victim, count.blocks, count.bytes);
   }
-  return true;
+  return complete;  // else there was no room to map something now: asked again
 }
 
 // Once for each segment when it begins to be short, not with every allocation that fails.

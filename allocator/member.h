@@ -27,6 +27,7 @@
 #include "allocator/segment_table.h"
 #include "allocator/session.h"
 #include "allocator/share_group.h"
+#include "allocator/unmapped_segments.h"
 
 namespace handoff {
 
@@ -125,7 +126,7 @@ class Member : private MemberHooks {
 
   // Takes a further segment's name and id away. Nobody maps it or allocates from it any more; its
   // messages stay good where it is mapped, and its memory goes back with the last of them, within
-  // ticks. A handle that reaches a process which had not mapped it is stale there.
+  // ticks. A message that reaches a process which had not mapped it is stale there, and freed.
   // kInvalidArgument: the main segment; kNotFound.
   absl::Status RemoveSegment(uint32_t id);
 
@@ -152,6 +153,10 @@ class Member : private MemberHooks {
   std::optional<Reference> AcceptReference(const PartName& name);
   std::optional<Reference> AcceptPostedReference(const PartName& name, uint32_t channel);
   std::optional<Reference> TakeBackReference(const PartName& name);
+
+  // Takes and frees a block that was sent to this member, or posted on a channel, in a segment that
+  // it cannot map: SegmentAt() is null. Nothing, if the name is stale or forged.
+  void AcceptAndRelease(const PartName& name, std::optional<uint32_t> channel = std::nullopt);
 
   // Makes one message of parts that this member holds, under the generations in their names (1 to
   // kMaxParts, kBlock, kReference and kEmpty). They belong to the bundle then. Failed, nothing has
@@ -240,6 +245,7 @@ class Member : private MemberHooks {
   std::vector<std::unique_ptr<OwnedSegment>> retired_ ABSL_GUARDED_BY(mutex_);
   std::array<std::atomic<Segment*>, kMaxSegments> segments_{};
   Segment* main_segment_ = nullptr;
+  UnmappedSegments unmapped_;
   std::atomic<uint64_t> stale_handles_{0};
   uint64_t ticks_ = 0;  // by the thread that ticks
   Mapping channel_area_;

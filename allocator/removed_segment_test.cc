@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What becomes of the memory of segments that were removed while somebody used them.
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include <memory>
 
@@ -39,6 +39,14 @@ class RemovedSegmentTest : public ::testing::Test {
     *mark_ = std::byte{5};
     segment_->Release(block);
   }
+  Block MustAllocate(uint64_t size_bytes) {
+    Block block;
+    EXPECT_EQ(segment_->TryAllocate(size_bytes, 64, &block), AllocateResult::kOk);
+    return block;
+  }
+  PartName NameOf(const Block& block) const {
+    return {PartKind::kBlock, segment_->row(), block.id, block.hold.generation(), 10};
+  }
   // Whether its memory has gone back to the file system: it reads as zeros then.
   bool IsGone() const { return *static_cast<volatile std::byte*>(mark_) == std::byte{0}; }
 
@@ -72,6 +80,85 @@ TEST_F(RemovedSegmentTest, StaysAsLongAsALivingMemberHasItMapped) {
   EXPECT_FALSE(IsGone());
   (*theirs)->Release(block);
   EXPECT_TRUE(WaitFor([&] { return IsGone(); }));
+}
+
+// Receivers that had not mapped the segment when it was removed, and cannot any more.
+
+TEST_F(RemovedSegmentTest, ABlockSentToOneThatCannotMapItIsFreedThere) {
+  MakeSegment();
+  auto second = MustJoin(session_);
+  const Block block = MustAllocate(100000);
+  PartName name = NameOf(block);
+  name.generation = segment_->Mark(block, second->self().slot).generation();
+  ASSERT_TRUE(first_->RemoveSegment(kId).ok());
+  ASSERT_EQ(second->SegmentAt(name.segment), nullptr);
+  second->AcceptAndRelease({PartKind::kBlock, name.segment, name.row, name.generation + 1, 10});
+  EXPECT_EQ(segment_->Usage().used_blocks, 1u);
+  second->AcceptAndRelease(name);
+  EXPECT_EQ(segment_->Usage().used_blocks, 0u);
+  EXPECT_TRUE(WaitFor([&] { return IsGone(); }));
+}
+
+TEST_F(RemovedSegmentTest, ASharedBlockIsFreedByOneThatCannotMapIt) {
+  MakeSegment();
+  auto second = MustJoin(session_);
+  Reference references[2];
+  ASSERT_TRUE(first_->Share(*segment_, MustAllocate(1000), references).ok());
+  const HoldWord sent = first_->Mark(references[0], second->self().slot);
+  first_->Release(references[1]);
+  ASSERT_TRUE(first_->RemoveSegment(kId).ok());
+  EXPECT_FALSE(second
+                   ->AcceptReference(PartName::Reference(references[0].row, references[0].index,
+                                                         sent.generation(), 10))
+                   .has_value());
+  EXPECT_TRUE(WaitFor([&] { return IsGone(); }));
+}
+
+TEST_F(RemovedSegmentTest, AnUnreadBundleIsFreedByOneThatCannotMapItsParts) {
+  MakeSegment();
+  auto second = MustJoin(session_);
+  const PartName parts[] = {NameOf(MustAllocate(1000)), NameOf(MustAllocate(2000))};
+  const auto bundle = first_->Bundle(parts);
+  ASSERT_TRUE(bundle.ok());
+  const HoldWord sent = first_->MarkBundle(*bundle, second->self().slot);
+  ASSERT_TRUE(first_->RemoveSegment(kId).ok());
+  const auto taken =
+      second->AcceptBundle({PartKind::kBundle, 0, bundle->row, sent.generation(), 0});
+  ASSERT_TRUE(taken.has_value());
+  second->Release(*taken);
+  EXPECT_TRUE(WaitFor([&] { return IsGone(); }));
+}
+
+// As if `victim` had been killed, and `by` were the one to notice.
+void Bury(Member& victim, Member& by) {
+  ASSERT_TRUE(by.session().members().MarkDead(victim.self()));
+  by.ReclaimDead();
+  ASSERT_FALSE(by.session().members().Word(victim.self().slot) ==
+               (MemberWord{victim.self().epoch, MemberState::kDead}));
+}
+
+TEST_F(RemovedSegmentTest, WhatTheDeadHadComesBackThoughItsReclaimerCannotMapIt) {
+  MakeSegment();
+  auto victim = MustJoin(session_);
+  const auto theirs = victim->FindSegment(kId);
+  ASSERT_TRUE(theirs.ok());
+  Block block;
+  ASSERT_EQ((*theirs)->TryAllocate(1000, 64, &block), AllocateResult::kOk);
+  ASSERT_TRUE(first_->RemoveSegment(kId).ok());
+  auto second = MustJoin(session_);
+  Bury(*victim, *second);
+  EXPECT_TRUE(WaitFor([&] { return IsGone(); }));
+}
+
+TEST_F(RemovedSegmentTest, WhatTheDeadHadElsewhereComesBackThoughASegmentCannotBeMapped) {
+  MakeSegment();
+  ASSERT_EQ(unlink((session_.directory() + "/" + segment_->name()).c_str()), 0);  // by hand
+  auto second = MustJoin(session_);
+  auto victim = MustJoin(session_);
+  Block block;
+  ASSERT_EQ(victim->main_segment().TryAllocate(1000, 64, &block), AllocateResult::kOk);
+  Bury(*victim, *second);
+  EXPECT_EQ(second->main_segment().Usage().used_blocks, 0u);
 }
 
 }  // namespace

@@ -25,6 +25,12 @@ constexpr OpenOptions PayloadWindow() {
   return options;
 }
 
+bool HasTables(const SegmentInfo& info) {
+  return info.size_bytes != 0 && info.size_bytes <= kMaxSegmentBytes &&
+         info.area_size_bytes == SegmentAreaBytes(info.size_bytes) && info.area_offset_bytes != 0 &&
+         info.area_offset_bytes % kWindowAlignmentBytes == 0;
+}
+
 bool Exists(const std::string& path) {
   struct stat info = {};
   return lstat(path.c_str(), &info) == 0;
@@ -73,7 +79,7 @@ absl::Status SegmentTable::Repair() {
 }
 
 bool SegmentTable::IsStillMapped(const SegmentInfo& former) const {
-  if (former.area_offset_bytes == 0) return false;  // the row was never used
+  if (former.area_offset_bytes == 0) return false;                         // the row was never used
   if (former.area_offset_bytes % kWindowAlignmentBytes != 0) return true;  // damaged: left alone
   absl::StatusOr<Mapping> area =
       management_->Window({.offset_bytes = former.area_offset_bytes, .length_bytes = kPageBytes});
@@ -227,8 +233,7 @@ absl::StatusOr<SegmentObjects> SegmentTable::Open(uint32_t id) const {
     if (info.id != id) continue;
     OpenOptions window = PayloadWindow();
     window.length_bytes = info.size_bytes;
-    if (info.size_bytes == 0 || info.area_size_bytes != SegmentAreaBytes(info.size_bytes) ||
-        info.area_offset_bytes % kWindowAlignmentBytes != 0) {
+    if (!HasTables(info)) {
       return absl::DataLossError(absl::StrCat("segment ", id, ": its row is damaged"));
     }
     absl::StatusOr<Mapping> payload = Mapping::Open(names_->SegmentPath(id), window);
@@ -241,6 +246,21 @@ absl::StatusOr<SegmentObjects> SegmentTable::Open(uint32_t id) const {
     return Map(info, std::move(payload).value());
   }
   return absl::NotFoundError(absl::StrCat("segment ", id, ": there is none of this id"));
+}
+
+absl::StatusOr<SegmentObjects> SegmentTable::OpenTables(uint32_t row) const {
+  const SegmentInfo info = LoadSegmentRow(layout(), row);
+  const absl::Status none = absl::NotFoundError(absl::StrCat("row ", row, " has no tables"));
+  if (!HasTables(info)) return none;
+  absl::StatusOr<SegmentObjects> objects = Map(info, Mapping());
+  if (absl::IsDataLoss(objects.status())) return none;  // beyond the file
+  if (!objects.ok()) return objects;
+  // Of a segment whose maker was killed nothing may be reserved.
+  if (absl::Status status = objects->area.Reserve(0, kPageBytes); !status.ok()) return status;
+  const auto& header = SegmentView<RealSync>(objects->area.bytes().data(), 0).header();
+  // Another size: a row that is just filled for the next segment.
+  if (header.magic != kSegmentMagic || header.size_bytes != info.size_bytes) return none;
+  return objects;
 }
 
 absl::StatusOr<Mapping> SegmentTable::OpenArea(AreaKind kind) const {

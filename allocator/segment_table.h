@@ -71,6 +71,10 @@ class SegmentTable {
   // Maps a segment that is there. kNotFound: no segment of this id.
   absl::StatusOr<SegmentObjects> Open(uint32_t id) const;
 
+  // The same without the payload: the tables of a segment that is in the row or was the last one
+  // there. kNotFound: there never was one, or the row is damaged.
+  absl::StatusOr<SegmentObjects> OpenTables(uint32_t row) const;
+
   // kNotFound: the table has not been made.
   absl::StatusOr<Mapping> OpenArea(AreaKind kind) const;
 

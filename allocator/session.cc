@@ -518,6 +518,11 @@ absl::StatusOr<SegmentObjects> Session::OpenSegment(uint32_t id) const {
   return segments_.Open(id);
 }
 
+absl::StatusOr<SegmentObjects> Session::OpenTables(uint32_t row) const {
+  // Also of who has just left, and reclaims itself.
+  return segments_.OpenTables(row);
+}
+
 bool Session::IsLive(const SegmentObjects& objects) const {
   const SegmentWord live = {.generation = objects.generation, .state = SegmentState::kLive};
   return SegmentWord::FromPacked(

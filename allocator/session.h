@@ -153,6 +153,7 @@ class Session {
   absl::Status RemoveSegment(uint32_t id);
   absl::StatusOr<Mapping> EnsureArea(AreaKind kind, uint64_t size_bytes, uint64_t backed_bytes);
   absl::StatusOr<SegmentObjects> OpenSegment(uint32_t id) const;
+  absl::StatusOr<SegmentObjects> OpenTables(uint32_t row) const;
   absl::StatusOr<Mapping> OpenArea(AreaKind kind) const;
   // Whether what was mapped is still the segment of its row.
   bool IsLive(const SegmentObjects& objects) const;

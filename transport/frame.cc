@@ -113,7 +113,10 @@ bool TakeFrame(Member& member, std::span<const std::byte> bytes, FrameContent* c
                       handle.used_bytes};
   if (__builtin_expect(name.kind != PartKind::kBlock, 0)) return TakeOther(member, name, content);
   Segment* const segment = member.SegmentAt(name.segment);
-  if (segment == nullptr) return Drop(content, SocketCounters::Drop::kBad, "no such segment");
+  if (segment == nullptr) {
+    member.AcceptAndRelease(name, handle.channel);
+    return Drop(content, SocketCounters::Drop::kBad, "no such segment");
+  }
   const std::optional<Block> block =
       segment->AcceptPosted(name.row, name.generation, handle.channel, name.used_bytes);
   if (__builtin_expect(!block.has_value(), 0)) {

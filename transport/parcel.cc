@@ -72,7 +72,10 @@ std::optional<Parcel> Accept(Member& member, const PartName& name) {
   switch (name.kind) {
     case PartKind::kBlock: {
       Segment* segment = member.SegmentAt(name.segment);
-      if (segment == nullptr) return std::nullopt;
+      if (segment == nullptr) {
+        member.AcceptAndRelease(name);
+        return std::nullopt;
+      }
       const auto block = segment->Accept(name.row, name.generation, name.used_bytes);
       if (!block.has_value()) return std::nullopt;
       return Parcel{name, block->hold};
@@ -97,7 +100,10 @@ std::optional<Parcel> AcceptPosted(Member& member, const PartName& name, uint32_
   switch (name.kind) {
     case PartKind::kBlock: {
       Segment* segment = member.SegmentAt(name.segment);
-      if (segment == nullptr) return std::nullopt;
+      if (segment == nullptr) {
+        member.AcceptAndRelease(name, channel);
+        return std::nullopt;
+      }
       const auto block = segment->AcceptPosted(name.row, name.generation, channel, name.used_bytes);
       if (!block.has_value()) return std::nullopt;
       return Parcel{name, block->hold};
@@ -169,6 +175,10 @@ bool Unwrap(Member& member, const Parcel& parcel, Message* message) {
   switch (name.kind) {
     case PartKind::kBlock: {
       Segment* segment = member.SegmentAt(name.segment);
+      if (segment == nullptr) {  // a part in a segment that cannot be mapped here
+        (void)MemberNames(member).Release(name, parcel.hold);
+        return false;
+      }
       const auto location = segment->view().Locate(name.row);
       Block block;
       block.id = name.row;

@@ -64,6 +64,8 @@ bool RingReceiver::Take(Source& source, const PartName& name, Message* message,
         return true;
       }
       if (block.has_value()) segment->Release(*block);
+    } else {
+      member_.AcceptAndRelease(name);
     }
   } else if (name.kind == PartKind::kEmpty) {
     return true;
