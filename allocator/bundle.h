@@ -106,10 +106,16 @@ class Bundles {
         return false;
       }
     }
-    for (const PartName& part : *parts) {
+    for (size_t i = 0; i < parts->size(); ++i) {
+      const PartName& part = (*parts)[i];
       if (part.kind == PartKind::kEmpty) continue;
-      Moves::Replace(*names_.Find(part), Bundled(row, part),
-                     Bundled(row, part).Unpacked(bundle.holder()));
+      Word& word = *names_.Find(part);
+      if (Moves::Load(word) != Bundled(row, part)) {  // listed twice
+        PackAgain(row, bundle, std::span(*parts).first(i));
+        Free(row, bundle);
+        return false;
+      }
+      Moves::Replace(word, Bundled(row, part), Bundled(row, part).Unpacked(bundle.holder()));
       HANDOFF_CRASH_POINT("bundle.unpack.after_part");
     }
     Moves::Release(BundleWord(row), bundle);
@@ -174,6 +180,15 @@ class Bundles {
   }
 
  private:
+  // Undoes what Unpack has done to these parts.
+  void PackAgain(uint32_t row, HoldWord bundle, std::span<const PartName> parts) const {
+    for (const PartName& part : parts) {
+      if (part.kind == PartKind::kEmpty) continue;
+      Moves::Replace(*names_.Find(part), Bundled(row, part).Unpacked(bundle.holder()),
+                     Bundled(row, part));
+    }
+  }
+
   static HoldWord Bundled(uint32_t row, const PartName& part) {
     return HoldWord::Of(HoldState::kBundled, part.generation, (row >> 12) & HoldWord::kIdMask, row);
   }

@@ -123,6 +123,14 @@ class WorldOf {
     if (steps >= 3) Put(Block(1), Moves::Load(Block(1)).BundledIn(0));
   }
 
+  // The list names block 0 in place of block 1, which is not in the bundle then.
+  void ListTwice() {
+    auto* words = reinterpret_cast<typename Sync::template Atomic<uint64_t>*>(list_ + 8);
+    words[2].store(names[0].Packed().word, std::memory_order_relaxed);
+    words[3].store(names[0].Packed().tag, std::memory_order_relaxed);
+    Moves::Release(Block(1), Moves::Load(Block(1)));
+  }
+
   // As Member::ReclaimMember does.
   void Reclaim() {
     members.MarkDead(victim);
@@ -320,6 +328,16 @@ TEST(DamagedTableTest, ABundleOfNoPagesHasNoParts) {
   std::vector<PartName> parts;
   world.bundles.PartsOf(0, &parts);
   EXPECT_TRUE(parts.empty());
+}
+
+TEST(DamagedTableTest, ABundleThatListsAPartTwiceIsFreed) {
+  WorldOf<RealSync> world;
+  world.Build(3);
+  world.ListTwice();
+  std::vector<PartName> parts;
+  EXPECT_FALSE(world.bundles.Unpack(0, Moves::Load(world.Bundle()), &parts));
+  EXPECT_TRUE(Moves::Load(world.Block(0)).IsFree());
+  EXPECT_TRUE(Moves::Load(world.Bundle()).IsFree());
 }
 
 // With a wrong shortcut taken by hand.
