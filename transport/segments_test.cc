@@ -272,6 +272,32 @@ TEST_F(SegmentsTest, ARemovedSegmentKeepsItsMessagesAndGivesNoNewOnes) {
   }
 }
 
+TEST_F(SegmentsTest, MessagesOfARemovedSegmentThatTheirReceiverCannotMapAreFreedByIt) {
+  auto transport = OpenTransport();
+  auto other = OpenTransport();
+  uint32_t id = 3;
+  for (const std::string address :
+       {"ring://" + session_.name(), "ipc://" + session_.directory() + "/" + session_.name()}) {
+    auto pull = Bind(*other, Pattern::kPull, address);
+    auto push = Connect(*transport, Pattern::kPush, address);
+    ASSERT_TRUE(transport->CreateSegment({.id = ++id, .size_bytes = kMiB}).ok());
+    Message one = FilledOf(*transport, id, 1000, 1);
+    const volatile std::byte* const byte = &one.bytes()[0];
+    ASSERT_TRUE(*byte != std::byte{0});
+    std::vector<Message> parts;
+    for (uint64_t i = 0; i < 3; ++i) parts.push_back(FilledOf(*transport, id, 2000, i));
+    ASSERT_EQ(push->Send(std::move(one), Soon()), SocketResult::kOk);
+    ASSERT_EQ(push->SendParts(parts, Soon()), SocketResult::kOk);
+    ASSERT_TRUE(transport->RemoveSegment(id).ok());
+    // Its memory reads as zeros once it has gone back.
+    EXPECT_TRUE(WaitFor([&] {
+      std::vector<Message> received;
+      (void)pull->TryReceiveParts(&received);
+      return *byte == std::byte{0};
+    })) << address;
+  }
+}
+
 TEST_F(SegmentsTest, SegmentsComeAndGoWithoutAnythingRunningOut) {
   auto transport = OpenTransport();
   auto other = OpenTransport();
