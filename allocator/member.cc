@@ -218,7 +218,8 @@ Segment* Member::MapSegment(uint32_t row) {
   for (const SegmentInfo& info : session_->Segments()) {
     if (info.row != row) continue;
     const absl::StatusOr<Segment*> segment = FindSegment(info.id);
-    return segment.ok() ? *segment : nullptr;
+    // Another segment, in another row, may have the id by now.
+    return segment.ok() && (*segment)->row() == row ? *segment : nullptr;
   }
   return nullptr;
 }
@@ -253,6 +254,9 @@ absl::StatusOr<Segment*> Member::CreateSegment(SegmentOptions options) {
   const SegmentMemory memory = options.memory;
   absl::StatusOr<SegmentObjects> objects = session_->CreateSegment(std::move(options));
   if (!objects.ok()) return objects.status();
+  const SegmentInfo made = {
+      .row = objects->row,
+      .word = {.generation = objects->generation, .state = SegmentState::kLive}};
   absl::StatusOr<OwnedSegment*> owned;
   {
     absl::MutexLock lock(&mutex_);
@@ -262,7 +266,7 @@ absl::StatusOr<Segment*> Member::CreateSegment(SegmentOptions options) {
   // Not before the others can go on: this may take seconds.
   if (status.ok()) status = BringInSegmentMemory(memory, (*owned)->objects.payload);
   if (!status.ok()) {
-    session_->RemoveSegment(id).IgnoreError();  // the first error is the one to report
+    session_->RemoveSegment(id, made).IgnoreError();  // the first error is the one to report
     return status;
   }
   return (*owned)->segment.get();

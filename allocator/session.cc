@@ -490,11 +490,15 @@ absl::StatusOr<SegmentObjects> Session::CreateSegment(SegmentOptions options) {
   return objects;
 }
 
-absl::Status Session::RemoveSegment(uint32_t id) {
+absl::Status Session::RemoveSegment(uint32_t id, std::optional<SegmentInfo> only) {
   uint64_t size_bytes = 0;
   const absl::Status status = WithObjectsLocked([&] {
     for (const SegmentInfo& info : segments_.List()) {
-      if (info.id == id) size_bytes = info.size_bytes;
+      if (info.id != id) continue;
+      if (only.has_value() && (info.row != only->row || info.word != only->word)) {
+        return absl::NotFoundError(absl::StrCat("segment ", id, ": is another one by now"));
+      }
+      size_bytes = info.size_bytes;
     }
     return segments_.Remove(id);
   });

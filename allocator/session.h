@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -150,7 +151,8 @@ class Session {
   // Segments and tables, as SegmentTable says. The first three wait for byte 0 at most
   // `join_deadline`; kFailedPrecondition also when the session's files were removed.
   absl::StatusOr<SegmentObjects> CreateSegment(SegmentOptions options);
-  absl::Status RemoveSegment(uint32_t id);
+  // `only`: row and word of the one to remove; kNotFound if another one has its id by now.
+  absl::Status RemoveSegment(uint32_t id, std::optional<SegmentInfo> only = std::nullopt);
   absl::StatusOr<Mapping> EnsureArea(AreaKind kind, uint64_t size_bytes, uint64_t backed_bytes);
   absl::StatusOr<SegmentObjects> OpenSegment(uint32_t id) const;
   absl::StatusOr<SegmentObjects> OpenTables(uint32_t row) const;

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -276,7 +277,7 @@ TEST_F(SegmentsTest, MessagesOfARemovedSegmentThatTheirReceiverCannotMapAreFreed
   auto transport = OpenTransport();
   auto other = OpenTransport();
   uint32_t id = 3;
-  for (const std::string address :
+  for (const std::string& address :
        {"ring://" + session_.name(), "ipc://" + session_.directory() + "/" + session_.name()}) {
     auto pull = Bind(*other, Pattern::kPull, address);
     auto push = Connect(*transport, Pattern::kPush, address);
@@ -369,6 +370,18 @@ TEST_F(SegmentsTest, WhatTheMachineDoesNotHaveIsAnErrorAndLeavesNothing) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
     EXPECT_THAT(Text(refused), HasSubstr("RLIMIT_MEMLOCK is 64 KiB"));
     EXPECT_EQ(Ids(*mine), std::vector<uint32_t>{0});
+
+    // Somebody else takes the id while the memory is brought in: it is his then.
+    locked.memory.populate = true;
+    bool taken = false;
+    locked.memory.progress = [&](uint64_t, uint64_t) {
+      if (std::exchange(taken, true)) return;
+      EXPECT_TRUE(mine->RemoveSegment(3).ok());
+      EXPECT_TRUE(mine->CreateSegment({.id = 3, .size_bytes = 2 * kMiB}).ok());
+    };
+    EXPECT_EQ(mine->CreateSegment(locked).code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_TRUE(mine->Allocate(2 * kMiB, {.segment = 3}).ok());
+    EXPECT_TRUE(mine->RemoveSegment(3).ok());
     return 0;
   });
   EXPECT_EQ(child.Wait(), ChildExit::Code(0));
