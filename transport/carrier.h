@@ -69,6 +69,9 @@ class Carrier {
   virtual SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) = 0;
   virtual SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) = 0;
 
+  // Whether parts are left of a message that is received one by one.
+  virtual bool HasParts() const { return false; }
+
   // What could be done now without waiting, for the directions that the pattern has. Right but for
   // what has come and makes no sense: that is dropped by the receive that finds it.
   virtual Readiness Look() = 0;

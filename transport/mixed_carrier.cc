@@ -152,6 +152,10 @@ class MixedCarrier final : public Carrier {
   template <class Attempt>
   SocketResult InTurnToReceive(Attempt attempt) {
     if (context_.pattern == Pattern::kRequest) return attempt(*carriers_[last_]);
+    // All of one message first.
+    for (Carrier* const carrier : carriers_) {
+      if (carrier->HasParts()) return attempt(*carrier);
+    }
     SocketResult result = SocketResult::kWouldBlock;
     for (size_t i = 0; i < carriers_.size() && result == SocketResult::kWouldBlock; ++i) {
       const size_t from = receive_turn_;

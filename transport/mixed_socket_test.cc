@@ -53,6 +53,31 @@ class MixedSocketTest : public SessionFixture {
   std::unique_ptr<Transport> two_ = OpenTransport();
 };
 
+TEST_F(MixedSocketTest, GivesThePartsOfOneMessageOneAfterTheOther) {
+  auto pull = BindBoth(Pattern::kPull);
+  auto ring = Connect(*two_, Pattern::kPush, "ring://data");
+  auto zeromq = Connect(*two_, Pattern::kPush, Address());
+  constexpr size_t kParts = 3;
+  for (Socket* const socket : {zeromq.get(), ring.get(), zeromq.get(), ring.get()}) {
+    Message parts[kParts];
+    for (size_t i = 0; i < kParts; ++i) {
+      parts[i] = Filled(*two_, socket == ring.get() ? 10 : 20, i);
+    }
+    ASSERT_EQ(socket->SendParts(parts, Soon()), SocketResult::kOk);
+  }
+  ASSERT_TRUE(WaitFor([&] { return pull->Ready().receive; }));
+  Message message;
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+    const size_t size_bytes = message.size();
+    EXPECT_TRUE(IsFilled(message, size_bytes, 0));
+    for (size_t part = 1; part < kParts; ++part) {
+      ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+      EXPECT_TRUE(IsFilled(message, size_bytes, part)) << i << " " << part;
+    }
+  }
+}
+
 TEST_F(MixedSocketTest, DealsToAllPeersInTurn) {
   auto push = BindBoth(Pattern::kPush);
   EXPECT_EQ(push->LastEndpoint(), Address());

@@ -105,6 +105,7 @@ class RingCarrier final : public Carrier, public RingUser {
     }
   }
 
+  bool HasParts() const override { return !parts_.empty(); }
   Readiness Look() override;
   absl::StatusOr<int> Descriptor() override;
   void PrepareDescriptor(bool prepares) override { arms_ = prepares; }

@@ -78,6 +78,7 @@ class ZeromqCarrier final : public Carrier, public RingUser {
   SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override;
   SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override;
 
+  bool HasParts() const override { return !parts_.empty(); }
   Readiness Look() override;
   uint32_t PeerCount() const override;
   absl::StatusOr<int> Descriptor() override;
