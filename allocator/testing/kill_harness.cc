@@ -13,7 +13,10 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/check.h"
 #include "base/crash_point.h"
 #include "base/testing/child_process.h"
@@ -160,9 +163,26 @@ bool TriesEveryInstruction() {
 }
 
 KillSample SampleOf(uint64_t kill_points, uint64_t count) {
-  if (TriesEveryInstruction()) return {};
-  const uint64_t every = std::max<uint64_t>(1, kill_points / std::max<uint64_t>(1, count));
-  return {.every = every, .first = std::random_device()() % every};
+  if (const char* const sample = std::getenv("HANDOFF_KILL_SAMPLE")) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(sample, ':');
+    KillSample chosen;
+    HANDOFF_CHECK(absl::SimpleAtoi(parts.first, &chosen.every) &&
+                  absl::SimpleAtoi(parts.second, &chosen.first) && chosen.every > 0)
+        << "HANDOFF_KILL_SAMPLE=" << sample << ": expected every:first";
+    return chosen;
+  }
+  if (TriesEveryInstruction()) {
+    count = kill_points;
+    if (const char* const limit = std::getenv("HANDOFF_KILL_POINTS")) {
+      HANDOFF_CHECK(absl::SimpleAtoi(limit, &count))
+          << "HANDOFF_KILL_POINTS=" << limit << ": expected a number";
+    }
+  }
+  count = std::max<uint64_t>(1, count);
+  // In the full run rounded up: not more than the limit.
+  const uint64_t rounded = TriesEveryInstruction() ? count - 1 : 0;
+  const uint64_t every = std::max<uint64_t>(1, (kill_points + rounded) / count);
+  return {.every = every, .first = every > 1 ? std::random_device()() % every : 0};
 }
 
 KillReport ExpectWholeAfterEveryStore(const KillStageFactory& make, InstructionTrace* trace) {

@@ -57,15 +57,17 @@ void Report(const std::string& name, const char* what, const KillReport& report)
 inline constexpr uint64_t kMostInstructions = 50'000;
 std::vector<uint64_t> KillPoints(const InstructionTrace& trace);
 
-// Which of many kill points are tried: every `every`-th from a random one on. 1: all.
+// Which of many kill points are tried: every `every`-th from number `first` on. 1: all.
 struct KillSample {
   uint64_t every = 1;
   uint64_t first = 0;
 };
 // Whether HANDOFF_KILL_EVERY_INSTRUCTION is defined to 1 in the environment.
 bool TriesEveryInstruction();
-// About `count` of `kill_points`, or all if TriesEveryInstruction(). The start is random and
-// printed with the report and with a failure.
+// About `count` of `kill_points`, or all if TriesEveryInstruction(), which HANDOFF_KILL_POINTS
+// limits to about so many of each operation. The start is random and printed with the report and
+// with a failure. HANDOFF_KILL_SAMPLE=every:first says which, to see a failure again or to go
+// through an operation in pieces.
 KillSample SampleOf(uint64_t kill_points, uint64_t count);
 
 // The functions below stop at the first failure, which says where the child was killed. Those that
