@@ -7,43 +7,10 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <utility>
 
 #include "base/check.h"
-
-#if !defined(__x86_64__)
-#error "the switch between actors is written for x86-64"
-#endif
-
-// Leaves one stack and enters another. What a function must preserve lies on the stacks meanwhile,
-// so that a stack says everything about its actor; nothing is left below them.
-asm(R"(
-.text
-.globl HandoffSwitchActor
-.type HandoffSwitchActor, @function
-HandoffSwitchActor:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  movq $0, -8(%rsp)
-  movq $0, -16(%rsp)
-  movq $0, -24(%rsp)
-  movq $0, -32(%rsp)
-  movq $0, -40(%rsp)
-  movq $0, -48(%rsp)
-  ret
-.size HandoffSwitchActor, .-HandoffSwitchActor
-)");
+#include "control_queue/testing/visited_states.h"
 
 namespace handoff {
 
@@ -56,6 +23,9 @@ namespace {
 using internal::AccessKind;
 using internal::exploring;
 using internal::HandoffSwitchActor;
+using internal::HashOf;
+using internal::Mix;
+using internal::VisitedStates;
 
 constexpr size_t kStackBytes = size_t{64} << 10;
 constexpr size_t kHeapBytes = size_t{16} << 10;
@@ -66,70 +36,12 @@ constexpr uint8_t kKillBit = 0x80;
 constexpr int kTrialRuns = 4000;
 constexpr int kMostTrialSteps = 3000;
 
-uint64_t Mix(uint64_t value) {
-  value ^= value >> 32;
-  value *= 0xD6E8FEB86659FD93;
-  value ^= value >> 29;
-  value *= 0xD6E8FEB86659FD93;
-  value ^= value >> 32;
-  return value;
-}
-
-uint64_t HashOf(const std::byte* from, const std::byte* to) {
-  uint64_t hash = 0x9E3779B97F4A7C15 + static_cast<uint64_t>(to - from);
-  for (; from < to; from += 8) {
-    uint64_t word;
-    std::memcpy(&word, from, 8);
-    hash = (hash ^ word) * 0x9FB21C651E98DF25;
-    hash ^= hash >> 35;
-  }
-  return hash;
-}
-
 // What the next step of a run is.
 struct Move {
   enum Kind : uint8_t { kStep, kStepAndDie, kDie, kOption };
   uint8_t actor;
   Kind kind;
   uint8_t option;
-};
-
-// 64-bit values, 0 excepted.
-class Visited {
- public:
-  void Clear() {
-    count_ = 0;
-    table_.assign(size_t{1} << 16, 0);
-  }
-  bool Insert(uint64_t key) {
-    if (key == 0) key = 1;
-    if (count_ * 2 >= table_.size()) Grow();
-    if (!Put(key)) return false;
-    ++count_;
-    return true;
-  }
-
- private:
-  bool Put(uint64_t key) {
-    const size_t mask = table_.size() - 1;
-    size_t at = key & mask;
-    while (table_[at] != 0) {
-      if (table_[at] == key) return false;
-      at = (at + 1) & mask;
-    }
-    table_[at] = key;
-    return true;
-  }
-  void Grow() {
-    std::vector<uint64_t> old(table_.size() * 2, 0);
-    old.swap(table_);
-    for (const uint64_t key : old) {
-      if (key != 0) Put(key);
-    }
-  }
-
-  size_t count_ = 0;
-  std::vector<uint64_t> table_;
 };
 
 class Explorer {
@@ -212,7 +124,7 @@ class Explorer {
   std::string trace_;
 
   Actor* running_ = nullptr;
-  Visited visited_;
+  VisitedStates visited_;
   StateSpaceResult result_;
 };
 
@@ -223,11 +135,10 @@ bool actor_allocates = false;
 
 class ExplorersOwn {
  public:
-  ExplorersOwn() : before_(actor_allocates) { actor_allocates = false; }
   ~ExplorersOwn() { actor_allocates = before_; }
 
  private:
-  const bool before_;
+  const bool before_ = std::exchange(actor_allocates, false);
 };
 
 void StartActor() { current->Start(); }
@@ -245,9 +156,7 @@ StateSpaceResult Explorer::Run() {
   exploring.trial_bits = 0xFF;
   for (int i = 0; i < kTrialRuns && result_.violation.empty(); ++i) Try(random);
   exploring.trial_bits = 0;
-  if (result_.violation.empty()) {
-    while (!Search()) {
-    }
+  while (result_.violation.empty() && !Search()) {
   }
   Begin();
   exploring = {};
