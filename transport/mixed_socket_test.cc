@@ -27,8 +27,7 @@ using ::testing::HasSubstr;
 class MixedSocketTest : public SessionFixture {
  protected:
   // Bound at a ring and at ZeroMQ.
-  std::unique_ptr<Socket> BindBoth(Pattern pattern,
-                                   const SocketOptions& options = PatientOptions(),
+  std::unique_ptr<Socket> BindBoth(Pattern pattern, const SocketOptions& options = PatientOptions(),
                                    std::string_view name = "a") {
     auto socket = Bind(*one_, pattern, "ring://data", options);
     const absl::Status status = socket->Bind(Address(name));

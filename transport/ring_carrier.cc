@@ -298,7 +298,15 @@ absl::Status RingCarrier::Attach(const Address& address, bool bound) {
   } else if (sends_) {
     options.capacity = context_.options.send_high_water_mark;
   }
-  if (!bound) return AddEndpoint(address, options);
+  if (!bound) {
+    // Once is enough: the reply to a request would not know by which of several it came.
+    const bool is_there = std::any_of(own_.begin(), own_.end(), [&](const RingSender::Own& own) {
+      return own.options.name == options.name && !own.options.bound;
+    });
+    if (!is_there) return AddEndpoint(address, options);
+    last_endpoint_ = address.text;
+    return absl::OkStatus();
+  }
   // One binds at a time, so that a name has one bound socket. A killed one has it until its
   // reclaim.
   (void)member_.ReclaimDead();

@@ -141,7 +141,11 @@ class RingSender {
   // Whether the next message would go without waiting, whatever it is; to one receiver.
   bool HasRoom(const std::vector<Own>& own);
   bool HasRoomAt(const std::vector<Own>& own, EndpointId to);
-  size_t peer_count() const { return peers_.size(); }
+  // Any thread.
+  size_t peer_count() const {
+    absl::MutexLock lock(&peers_mutex_);
+    return peers_.size();
+  }
 
   // Any thread.
   std::vector<RingPeerStatistics> Statistics() const;

@@ -262,6 +262,21 @@ TEST_F(RingSocketTest, RepliesToTheNextRequestOfWhoseFormerOneMadeNoSense) {
   }
 }
 
+TEST_F(RingSocketTest, ConnectsOnceHoweverOftenItIsTold) {
+  auto request = Bind(*one_, Pattern::kRequest, "ring://data");
+  auto reply = Connect(*two_, Pattern::kReply, "ring://data");
+  EXPECT_TRUE(reply->Connect("ring://other").ok());
+  EXPECT_TRUE(reply->Connect("ring://data").ok());
+  EXPECT_EQ(reply->LastEndpoint(), "ring://data");
+  for (uint64_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(SendNumber(*one_, *request, i), SocketResult::kOk);
+    EXPECT_EQ(ReceiveNumber(*reply), i);
+    ASSERT_EQ(SendNumber(*two_, *reply, i + 10), SocketResult::kOk);
+    ASSERT_EQ(ReceiveNumber(*request), i + 10);
+  }
+  EXPECT_EQ(request->Statistics().connected_peers, 1u);
+}
+
 TEST_F(RingSocketTest, PublishesOneBlockToAllSubscribers) {
   auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
   std::vector<std::unique_ptr<Socket>> subscribers;

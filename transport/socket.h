@@ -46,7 +46,8 @@ class Socket {
 
   // Makes the socket reachable at an address (ring://, ipc://, tcp://, inproc://), or reaches out
   // to one; each any number of times and in either order. Connecting does not wait for the other
-  // side. tcp://*:* takes a free port, LastEndpoint() tells which.
+  // side; again to the same ring:// address, it changes nothing. tcp://*:* takes a free port,
+  // LastEndpoint() tells which.
   //
   // A PUSH, PULL, REQUEST or REPLY socket may have addresses of rings and of ZeroMQ at once: it
   // deals to all peers in turn, takes from all in turn, and replies to who asked. It waits a little
