@@ -1,20 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "transport/transport.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "allocator/management_layout.h"
 #include "base/testing/child_process.h"
+#include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
+#include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "transport/testing/session_fixture.h"
@@ -50,6 +57,55 @@ TEST_F(TransportTest, NamesTheOptionThatItRefuses) {
   options = Options();
   options.session = "no/name";
   EXPECT_EQ(Transport::Open(options).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// What a program sees that was built with another layout of shared memory: refused before it has
+// touched anything, with both named, while those who are there go on.
+TEST_F(TransportTest, RefusesAProgramOfAnotherBuildAndNamesBoth) {
+  auto transport = OpenTransport();
+  auto pull = Bind(*transport, Pattern::kPull, "ring://data");
+  auto push = Connect(*transport, Pattern::kPush, "ring://data");
+  const UniqueFd header(
+      open(absl::StrCat(session_.directory(), "/", session_.name(), "_management").c_str(),
+           O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(header.valid());
+  const auto write_build = [&](uint64_t build) {
+    ASSERT_EQ(pwrite(header.get(), &build, sizeof(build), offsetof(ObjectHeader, build_hash)),
+              static_cast<ssize_t>(sizeof(build)));
+  };
+  constexpr uint64_t kOther = 0x0123456789ABCDEF;
+  write_build(kOther);
+  const absl::Status refused = Transport::Open(Options()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()),
+              AllOf(HasSubstr(session_.name()), HasSubstr("build 0123456789abcdef"),
+                    HasSubstr(absl::StrCat("build ", absl::Hex(kBuildHash, absl::kZeroPad16)))));
+  ASSERT_EQ(push->Send(Filled(*transport, 1000, 3), Soon()), SocketResult::kOk);
+  Message message;
+  ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(IsFilled(message, 1000, 3));
+  write_build(kBuildHash);
+  EXPECT_TRUE(Transport::Open(Options()).ok());
+}
+
+// A ring is a thing of its session: sockets of two sessions never meet at one name, and a message
+// of one is not sent through a socket of the other.
+TEST_F(TransportTest, KeepsSessionsApart) {
+  const TestSession other_session{TestSessionOptions{.own_directory = true}};
+  TransportOptions other_options = Options();
+  other_options.session = other_session.name();
+  other_options.shm_dir = other_session.directory();
+  auto transport = OpenTransport();
+  auto other = OpenTransport(other_options);
+  auto pull = Bind(*other, Pattern::kPull, "ring://data");
+  auto push = Connect(*transport, Pattern::kPush, "ring://data");
+  Message message = Filled(*transport, 100, 1);
+  EXPECT_EQ(push->Send(std::move(message), Deadline::After(absl::Milliseconds(2))),
+            SocketResult::kTimedOut);
+  EXPECT_EQ(push->Statistics().connected_peers, 0u);
+  Message foreign = Filled(*other, 100, 2);
+  EXPECT_EQ(push->TrySend(std::move(foreign)), SocketResult::kForeignMessage);
+  EXPECT_TRUE(IsFilled(foreign, 100, 2));
 }
 
 TEST_F(TransportTest, AllocatesMessagesOfEverySizeAndAlignment) {
