@@ -618,6 +618,7 @@ SocketStatistics RingCarrier::Statistics() const {
     one.peer = Describe(peer.member);
     one.messages_received = peer.messages;
     one.bytes_received = peer.bytes;
+    one.depth = peer.depth;
     for (const RefusedPeer& refused : statistics.refused_peers) {
       if (refused.peer == one.peer) one.refused_frames = refused.frames;
     }

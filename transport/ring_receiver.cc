@@ -176,6 +176,23 @@ void RingReceiver::Close() {
   own_.clear();
 }
 
+uint64_t RingReceiver::WaitingIn(const RingInfo& info) const {
+  const SpscRing<RealSync> ring = table_.Ring(info.row, info.entries);
+  const auto look = ring.Look();
+  if (!look.has_value() || look->word.generation() != info.word.generation()) return 0;
+  // What is published is contiguous from the head on.
+  uint64_t waiting = 0;
+  for (uint64_t most = ring.capacity(); waiting < most;) {
+    const uint64_t middle = waiting + (most - waiting) / 2;
+    if (ring.ReadPublished(look->head + middle).has_value()) {
+      waiting = middle + 1;
+    } else {
+      most = middle;
+    }
+  }
+  return waiting;
+}
+
 std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
   absl::MutexLock lock(&sources_mutex_);
   std::vector<RingPeerStatistics> all;
@@ -186,6 +203,7 @@ std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
     one.member = source->info.ends.producer;
     one.messages = source->taken.value() - source->dropped.value();
     one.bytes = source->bytes.value();
+    one.depth = WaitingIn(source->info);
     one.gone = word.generation() != source->info.word.generation() || word.producer_gone() ||
                !table_.members().Alive(one.member);
     all.push_back(one);
@@ -202,6 +220,7 @@ std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
     RingPeerStatistics one;
     one.peer = info->producer;
     one.member = info->ends.producer;
+    one.depth = WaitingIn(*info);
     one.gone = !table_.members().Alive(one.member);
     all.push_back(one);
   }

@@ -156,6 +156,8 @@ class RingReceiver {
   void Wake(Source& source);
   void End(Source& source);
   void RemoveEnded();
+  // Messages that wait in a ring, about now. Any thread.
+  uint64_t WaitingIn(const RingInfo& info) const;
 
   Member& member_;
   RingTable& table_;

@@ -35,7 +35,7 @@ struct RingPeerStatistics {
   MemberId member;
   uint64_t messages = 0;
   uint64_t bytes = 0;
-  uint64_t depth = 0;    // messages in the ring, as far as this side knows
+  uint64_t depth = 0;    // messages in the ring
   uint64_t dropped = 0;  // by policy
   bool gone = false;     // the peer; this side has not got to it yet
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sockets of ring:// addresses: patterns, limits, and what comes and goes.
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <set>
@@ -378,6 +380,30 @@ bool AreParts(const std::vector<Message>& parts, size_t count) {
     }
   }
   return true;
+}
+
+TEST_F(RingSocketTest, CountsWhatWaitsOnEitherSideOfEachRing) {
+  auto pull = Bind(*two_, Pattern::kPull, "ring://data");
+  auto few = Connect(*one_, Pattern::kPush, "ring://data", Capacity(8));
+  auto many = Connect(*one_, Pattern::kPush, "ring://data");
+  const auto depths = [](const Socket& socket) {
+    std::vector<uint64_t> all;
+    for (const PeerStatistics& peer : socket.Statistics().peers) all.push_back(peer.depth);
+    std::sort(all.begin(), all.end());
+    return all;
+  };
+  // Also before the receiver has looked, and where the ring is full or used again.
+  for (uint64_t round = 0; round < 5; ++round) {
+    for (uint64_t i = 0; i < 8; ++i) ASSERT_EQ(SendNumber(*one_, *few, i), SocketResult::kOk);
+    for (uint64_t i = 0; i < 700; ++i) ASSERT_EQ(SendNumber(*one_, *many, i), SocketResult::kOk);
+    EXPECT_EQ(depths(*pull), (std::vector<uint64_t>{8, 700}));
+    EXPECT_EQ(depths(*few), std::vector<uint64_t>{8});
+    EXPECT_EQ(depths(*many), std::vector<uint64_t>{700});
+    for (int i = 0; i < 4; ++i) (void)ReceiveNumber(*pull);
+    EXPECT_EQ(depths(*pull), (std::vector<uint64_t>{6, 698}));
+    for (int i = 0; i < 704; ++i) (void)ReceiveNumber(*pull);
+    EXPECT_EQ(depths(*pull), (std::vector<uint64_t>{0, 0}));
+  }
 }
 
 TEST_F(RingSocketTest, CarriesManyPartsAsOneMessage) {

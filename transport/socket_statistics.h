@@ -17,14 +17,17 @@ struct RefusedPeer {
   uint64_t frames = 0;
 };
 
-// A peer, in one direction: on ring:// addresses one that is connected now.
+// A peer, in one direction: on ring:// addresses one that is connected now. Time that a call has
+// waited is nobody's: whoever waits, waits for any of its peers.
 struct PeerStatistics {
   std::string peer;  // as above, with the member's name
   uint64_t messages_sent = 0;
   uint64_t bytes_sent = 0;
   uint64_t messages_received = 0;
   uint64_t bytes_received = 0;
-  uint64_t depth = 0;             // messages sent that it has not taken
+  // On ring:// addresses: messages sent to it that it has not taken, or those of it that wait here.
+  // 0 on ZeroMQ addresses, where nobody can tell.
+  uint64_t depth = 0;
   uint64_t dropped_messages = 0;  // not sent to it, or taken back from it, because it was slow
   uint64_t refused_frames = 0;    // of all that came from it and was dropped
 };

@@ -157,9 +157,13 @@ class ZeromqCarrier final : public Carrier, public RingUser {
   // Whose messages have come, by the owner of the channel they were posted on; the last one, for
   // the next.
   struct Source {
+    std::string peer;
     Counter messages;
     Counter bytes;
+    Counter refused;  // stale ones that name its channel
   };
+  // Null: the channel is nobody's any more.
+  Source* SourceOf(uint16_t channel);
   mutable absl::Mutex sources_mutex_;
   std::map<uint64_t, Source> sources_ ABSL_GUARDED_BY(sources_mutex_);  // MemberId::Packed()
   Source* source_ = nullptr;
@@ -376,7 +380,10 @@ bool ZeromqCarrier::Take(ZeromqPort& port, const ZeromqPort::Received& received)
     return false;
   }
   if (__builtin_expect(!TakeFrame(member_, received.bytes, &content_), 0)) {
-    if (content_.drop == SocketCounters::Drop::kStale) member_.CountStaleHandle();
+    if (content_.drop == SocketCounters::Drop::kStale) {
+      member_.CountStaleHandle();
+      if (Source* const source = SourceOf(content_.tag.channel)) source->refused.Add(1);
+    }
     counters_.Dropped(content_.drop, port.DescribeSender(), content_.reason);
     return false;
   }
@@ -394,16 +401,24 @@ bool ZeromqCarrier::Take(ZeromqPort& port, const ZeromqPort::Received& received)
   return true;
 }
 
+ZeromqCarrier::Source* ZeromqCarrier::SourceOf(uint16_t channel) {
+  const MemberId owner = member_.channels().Load(channel).owner();
+  if (owner.slot == 0) return nullptr;
+  absl::MutexLock lock(&sources_mutex_);
+  Source& source = sources_[owner.Packed()];
+  if (source.peer.empty()) source.peer = MemberText(member_.session().members(), owner);
+  return &source;
+}
+
 void ZeromqCarrier::CountReceived() {
   counters_.Received(content_.size_bytes);
   const uint16_t channel = content_.tag.channel;
   if (channel == 0) return;  // an empty message, which nobody posts
   if (__builtin_expect(channel != source_channel_, 0)) {
-    const uint64_t owner = member_.channels().Load(channel).owner().Packed();
-    absl::MutexLock lock(&sources_mutex_);
-    source_ = &sources_[owner];
+    source_ = SourceOf(channel);
     source_channel_ = channel;
   }
+  if (source_ == nullptr) return;
   source_->messages.Add(1);
   source_->bytes.Add(content_.size_bytes);
 }
@@ -605,10 +620,10 @@ SocketStatistics ZeromqCarrier::Statistics() const {
   }
   absl::MutexLock lock(&sources_mutex_);
   for (const auto& [owner, source] : sources_) {
-    statistics.peers.push_back(
-        {.peer = MemberText(member_.session().members(), MemberId::FromPacked(owner)),
-         .messages_received = source.messages.value(),
-         .bytes_received = source.bytes.value()});
+    statistics.peers.push_back({.peer = source.peer,
+                                .messages_received = source.messages.value(),
+                                .bytes_received = source.bytes.value(),
+                                .refused_frames = source.refused.value()});
   }
   return statistics;
 }

@@ -205,7 +205,13 @@ TEST_F(ZeromqCarrierTest, AcceptsAHandleOnceHoweverOftenItIsSent) {
   ASSERT_EQ(pull_->Receive(&message, Soon()), SocketResult::kOk);
   EXPECT_TRUE(IsFilled(message, 1000, 1));
   DropFrames(4);
-  EXPECT_EQ(pull_->Statistics().stale_handles, 4u);
+  const SocketStatistics statistics = pull_->Statistics();
+  EXPECT_EQ(statistics.stale_handles, 4u);
+  // They name the channel of who had sent the handle.
+  ASSERT_EQ(statistics.peers.size(), 1u);
+  EXPECT_EQ(statistics.peers[0].messages_received, 1u);
+  EXPECT_EQ(statistics.peers[0].refused_frames, 4u);
+  EXPECT_THAT(statistics.peers[0].peer, HasSubstr("pid " + std::to_string(getpid())));
   EXPECT_TRUE(IsFilled(message, 1000, 1) || message.empty());
 }
 
