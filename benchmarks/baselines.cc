@@ -132,7 +132,8 @@ Contender LibzmqOneWay() {
               }
             };
           },
-          .yields = true};
+          .yields = true,
+          .least_messages = 4 * kUnderWay};
 }
 
 Contender MessageQueueOneWay() {
@@ -165,7 +166,8 @@ Contender MessageQueueOneWay() {
               }
             };
           },
-          .yields = true};
+          .yields = true,
+          .least_messages = 4 * kUnderWay};
 }
 
 Contender BareRingRoundTrip() {

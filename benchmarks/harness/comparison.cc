@@ -222,7 +222,8 @@ class SideA {
     const uint64_t most = contenders_[contender].most_messages;
     Measured nobody;
     Turn(contender, std::min(contenders_[contender].warm_up_messages, most), nobody);
-    for (uint64_t messages = 1;; messages = std::min(messages * 2, most)) {
+    for (uint64_t messages = std::min(contenders_[contender].least_messages, most);;
+         messages = std::min(messages * 2, most)) {
       double ns = wanted_ns;
       // The faster one, so that one interruption does not end the search.
       for (int i = 0; i < 2; ++i) {

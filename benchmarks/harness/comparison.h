@@ -42,7 +42,10 @@ struct Contender {
   // touched that is used again later.
   uint64_t warm_up_messages = 1000;
 
-  // For a burst, at most.
+  // For a burst, at least: where both sides sleep at its start, waking them must not be what
+  // counts.
+  uint64_t least_messages = 1;
+  // At most.
   uint64_t most_messages = uint64_t{1} << 24;
 };
 
