@@ -424,8 +424,7 @@ void Explorer::RunOnce() {
       fresh = true;
       ++result_.steps;
     }
-    if (!Make(move)) return;
-    if (!result_.violation.empty()) return;
+    if (!Make(move) || !result_.violation.empty()) return;
   }
 }
 
@@ -488,9 +487,7 @@ void LogWrite(void* word, size_t size, uint64_t old_value, uint64_t new_value) {
 // What an actor takes from the heap is part of its state, too: it lies behind its stack, and goes
 // with it.
 void* operator new(size_t bytes) {
-  if (handoff::actor_allocates) {
-    return handoff::current->Allocate(bytes);
-  }
+  if (handoff::actor_allocates) return handoff::current->Allocate(bytes);
   if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
   throw std::bad_alloc();
 }
