@@ -219,20 +219,16 @@ TEST(SpscRingTest, LetsNeitherEndGoWithoutHavingSeenTheOther) {
 }
 
 TEST(SpscRingTest, DeliversWhatAProducerLeftThatHasGone) {
-  Memory<4> memory;
-  Ring ring = memory.ring();
-  RingWord word = *ring.Open(kOpener, kEnds);
-  Producer producer(ring);
-  PublishNumbers(producer, 2);
-  ASSERT_TRUE(ring.SetProducerGone(&word));
-  Consumer consumer(ring);
-  EXPECT_THAT(ReceiveAll(consumer), ElementsAre(0, 1));
+  OpenRing<4> open;
+  PublishNumbers(open.producer, 2);
+  ASSERT_TRUE(open.ring.SetProducerGone(&open.word));
+  EXPECT_THAT(ReceiveAll(open.consumer), ElementsAre(0, 1));
 }
 
 TEST(SpscRingTest, ShowsNothingOfAnEarlierUse) {
   Memory<4> memory;
   Ring ring = memory.ring();
-  RingWord first = *ring.Open(kOpener, kEnds);
+  const RingWord first = *ring.Open(kOpener, kEnds);
   {
     Producer producer(ring);
     PublishNumbers(producer, 3);

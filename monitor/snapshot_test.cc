@@ -43,6 +43,20 @@ std::unique_ptr<Member> MustJoin(const TestSession& session, const std::string& 
   return *std::move(member);
 }
 
+// A member "stopped one" in a process of its own, which is.
+ChildProcess StoppedMember(const TestSession& session) {
+  ProcessSignal ready;
+  ChildProcess child = ChildProcess::Start([&] {
+    auto other = MustJoin(session, "stopped one");
+    ready.Signal();
+    pause();
+    return 0;
+  });
+  EXPECT_TRUE(ready.Wait());
+  EXPECT_TRUE(child.Stop());
+  return child;
+}
+
 TEST(SnapshotTest, ShowsWhatEachMemberHoldsAndHasSent) {
   TestSession session;
   auto first = MustJoin(session, "first");
@@ -84,15 +98,7 @@ TEST(SnapshotTest, ShowsWhatEachMemberHoldsAndHasSent) {
 TEST(SnapshotTest, TellsTheStoppedFromTheDead) {
   TestSession session;
   auto member = MustJoin(session, "survivor");
-  ProcessSignal ready;
-  ChildProcess child = ChildProcess::Start([&] {
-    auto other = MustJoin(session, "stopped one");
-    ready.Signal();
-    pause();
-    return 0;
-  });
-  ASSERT_TRUE(ready.Wait());
-  ASSERT_TRUE(child.Stop());
+  ChildProcess child = StoppedMember(session);
   auto snapshot = TakeSnapshot(NamesOf(session));
   ASSERT_TRUE(snapshot.ok());
   EXPECT_EQ(snapshot->LivingMembers(), 2u);
@@ -108,15 +114,7 @@ TEST(SnapshotTest, TellsTheStoppedFromTheDead) {
 TEST(SnapshotTest, ShowsWhoseHeartDoesNotBeatAndWhatHasHappened) {
   TestSession session;
   auto member = MustJoin(session, "survivor");
-  ProcessSignal ready;
-  ChildProcess child = ChildProcess::Start([&] {
-    auto other = MustJoin(session, "stopped one");
-    ready.Signal();
-    pause();
-    return 0;
-  });
-  ASSERT_TRUE(ready.Wait());
-  ASSERT_TRUE(child.Stop());
+  ChildProcess child = StoppedMember(session);
   auto snapshot = TakeSnapshot(NamesOf(session), absl::Milliseconds(300));
   ASSERT_TRUE(snapshot.ok());
   ASSERT_EQ(snapshot->members.size(), 2u);
