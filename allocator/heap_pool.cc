@@ -112,6 +112,11 @@ void HeapPool::Return(LocalHeap* heap) {
   idle_.push_back(heap);
 }
 
+void HeapPool::KeepSlow() {
+  absl::MutexLock lock(&mutex_);
+  for (const std::unique_ptr<LocalHeap>& heap : heaps_) heap->lock.KeepOwnerSlow();
+}
+
 uint64_t HeapPool::Trim(uint64_t keep_bytes, size_t look_at, bool only_idle) {
   uint64_t given_back = 0;
   absl::MutexLock lock(&mutex_);

@@ -38,6 +38,9 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
   // lock.
   uint64_t Trim(uint64_t keep_bytes, size_t look_at, bool only_idle);
 
+  // From here on every allocation goes by OwnerLock(). Any thread that holds no heap's lock.
+  void KeepSlow();
+
  private:
   friend class ThreadHeaps;
   struct LastUsed {
@@ -59,7 +62,7 @@ class HeapPool : public std::enable_shared_from_this<HeapPool> {
   const LocalHeapLimits limits_;
   const uint64_t serial_;  // of this pool in the process, never used again
   const uint32_t fork_generation_ = ForkGeneration();
-  absl::Mutex mutex_;      // before any heap's lock
+  absl::Mutex mutex_;  // before any heap's lock
   std::vector<std::unique_ptr<LocalHeap>> heaps_ ABSL_GUARDED_BY(mutex_);
   std::vector<LocalHeap*> idle_ ABSL_GUARDED_BY(mutex_);
 };

@@ -532,6 +532,16 @@ void Member::TellShortages() {
   }
 }
 
+void Member::StopMoves() {
+  for (const std::atomic<Segment*>& entry : segments_) {
+    if (Segment* segment = entry.load(std::memory_order_acquire); segment != nullptr) {
+      segment->Stop();
+    }
+  }
+  group_rows_->Stop();
+  bundle_rows_->Stop();
+}
+
 void Member::SweepGroups() { handoff::SweepGroups(group_rows_->view(), *groups_); }
 
 bool Member::SweepPosted(bool memory_is_short) {

@@ -220,7 +220,7 @@ class Member : private MemberHooks {
 
   bool ReclaimMember(MemberId victim) override;
   void Tick() override;
-  void StopMoves() override {}
+  void StopMoves() override;
   // A reference whose word is ours now, if its block has room for what its name says.
   std::optional<Reference> Taken(const PartName& name, std::optional<HoldWord> held);
   void RetireSegments();

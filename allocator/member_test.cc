@@ -3,7 +3,9 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "allocator/audit.h"
@@ -218,6 +220,40 @@ TEST(MemberTest, AllocationThatFailsTakesFromTheDeadFirst) {
   ASSERT_EQ(child.Wait(), ChildExit::Signal(SIGKILL));
   EXPECT_EQ((*survivor)->main_segment().TryAllocate(3 << 20, 64, &block), AllocateResult::kOk);
   (*survivor)->main_segment().Release(block);
+}
+
+TEST(MemberTest, OneThatWasDeclaredDeadAllocatesNothingMore) {
+  TestSession session;
+  std::atomic<bool> noticed{false};
+  SessionOptions options = Options(session);
+  options.on_notice = [&](const SessionNotice& notice) {
+    if (notice.kind == SessionNotice::Kind::kOwnLockLost) noticed = true;
+  };
+  auto joined = Member::Join(options);
+  ASSERT_TRUE(joined.ok());
+  std::unique_ptr<Member> member = *std::move(joined);
+  auto other = MustJoin(session);
+  // So that all that it needs is in its caches.
+  for (const uint64_t size : {1000, 100000}) {
+    member->main_segment().Release(MustAllocate(*member, size));
+  }
+  Reference references[2];
+  ASSERT_TRUE(member->Share(member->main_segment(), MustAllocate(*member, 10), references).ok());
+  const Block held = MustAllocate(*member, 10);
+  ASSERT_TRUE(other->session().members().MarkDead(member->self()));
+  ASSERT_TRUE(WaitFor([&] { return noticed.load(); }));
+  EXPECT_FALSE(member->Usable().ok());
+  Segment& segment = member->main_segment();
+  Block block;
+  for (const uint64_t size : {1000, 100000, 5000}) {
+    EXPECT_EQ(segment.TryAllocate(size, 64, &block), AllocateResult::kUnusable) << size;
+    EXPECT_TRUE(absl::IsFailedPrecondition(
+        segment.Allocate(size, 64, Deadline::After(absl::InfiniteDuration())).status()));
+  }
+  const PartName parts[] = {NameOf(*member, held, 10)};
+  EXPECT_TRUE(absl::IsFailedPrecondition(member->Bundle(parts).status()));
+  member.reset();
+  EXPECT_TRUE(WaitFor([&] { return AllFree(*other); }));
 }
 
 TEST(MemberTest, ForkedChildIsToldSo) {

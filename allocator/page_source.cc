@@ -138,7 +138,8 @@ void PageSource::GiveBack(LocalSpan* span) {
   const uint32_t head = span->head_page();
   const bool small = span->list < kSmallClassCount;
   pool_.Delete(span, small);
-  PageMap<RealSync>::GiveBack(view_, head);
+  // Others have it if this member was declared dead.
+  if (view_.LoadPage(head).IsOwnedBy(member_)) PageMap<RealSync>::GiveBack(view_, head);
 }
 
 }  // namespace handoff

@@ -26,8 +26,10 @@ absl::StatusOr<RowTable::Row> RowTable::Allocate(uint32_t pages) {
   Block block;
   absl::Status why;
   heap.lock.OwnerLock();
-  const bool done = heap.AllocateSpan(pages, &block, &why);
+  const bool stopped = stopped_.load(std::memory_order_acquire);
+  const bool done = !stopped && heap.AllocateSpan(pages, &block, &why);
   heap.lock.OwnerUnlock();
+  if (stopped) return absl::FailedPreconditionError("this member has left, or was declared dead");
   if (done) return Row{block.id / kWordsPerPage, block.hold};
   if (!why.ok()) return why;
   return absl::ResourceExhaustedError(

@@ -2,6 +2,7 @@
 #ifndef HANDOFF_ALLOCATOR_ROW_TABLE_H_
 #define HANDOFF_ALLOCATOR_ROW_TABLE_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,7 +44,14 @@ class RowTable {
     HoldWord hold;  // held(member)
   };
   // A row of at least `pages` pages. kResourceExhausted: the table or the file system is full.
+  // kFailedPrecondition: after Stop().
   absl::StatusOr<Row> Allocate(uint32_t pages);
+
+  // As Segment::Stop().
+  void Stop() {
+    stopped_.store(true, std::memory_order_release);
+    heaps_->KeepSlow();
+  }
 
   // Gives back rows that this member does not need.
   void Tick() { heaps_->Trim(kIdleBytes, SIZE_MAX, /*only_idle=*/true); }
@@ -77,6 +85,7 @@ class RowTable {
   Backing backing_;
   PageSource source_;
   std::shared_ptr<HeapPool> heaps_;
+  std::atomic<bool> stopped_{false};
 };
 
 }  // namespace handoff

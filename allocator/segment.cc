@@ -82,9 +82,8 @@ AllocateResult Segment::AllocateUnknown(uint64_t size_bytes, uint64_t alignment,
   const uint64_t aligned = std::max<uint64_t>(alignment, kBlockAlignment);
   if (!IsPossible(size_bytes, aligned)) return AllocateResult::kTooLarge;
   absl::Status why;
-  if (AllocateOnce(size_bytes, aligned, out, &why) == AllocateResult::kOk) {
-    return AllocateResult::kOk;
-  }
+  const AllocateResult result = AllocateOnce(size_bytes, aligned, out, &why);
+  if (result == AllocateResult::kOk || result == AllocateResult::kUnusable) return result;
   return AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, out, &why);
 }
 
@@ -93,14 +92,17 @@ AllocateResult Segment::AllocateOnce(uint64_t size_bytes, uint64_t alignment, Bl
   LocalHeap& heap = heaps_->ThisThreads();
   *why = absl::OkStatus();
   heap.lock.OwnerLock();
-  const bool done = heap.Allocate(size_bytes, alignment, out, why);
+  const bool stopped = stopped_.load(std::memory_order_acquire);
+  const bool done = !stopped && heap.Allocate(size_bytes, alignment, out, why);
   heap.lock.OwnerUnlock();
   if (done) return AllocateResult::kOk;
+  if (stopped) return AllocateResult::kUnusable;
   return why->ok() ? AllocateResult::kFull : AllocateResult::kFileSystem;
 }
 
 AllocateResult Segment::AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim,
                                        Block* out, absl::Status* why) {
+  if (stopped_.load(std::memory_order_acquire)) return AllocateResult::kUnusable;
   // What this process keeps, first; then what nobody owns; then what the dead had.
   Trim();
   AllocateResult result = AllocateOnce(size_bytes, alignment, out, why);
@@ -131,7 +133,8 @@ absl::StatusOr<Block> Segment::Allocate(uint64_t size_bytes, uint64_t alignment,
   result = AllocateSlowly(size_bytes, aligned, /*reclaim=*/true, &block, &why);
   SegmentHeader<RealSync>& header = view_.header();
   bool waiting = false;
-  while (result != AllocateResult::kOk && !deadline.expired()) {
+  while (result != AllocateResult::kOk && result != AllocateResult::kUnusable &&
+         !deadline.expired()) {
     if (interrupted != nullptr && interrupted->load(std::memory_order_acquire)) {
       why = absl::CancelledError("interrupted while waiting for memory");
       break;
@@ -158,6 +161,10 @@ absl::StatusOr<Block> Segment::Allocate(uint64_t size_bytes, uint64_t alignment,
   if (waiting) StopWaiting();
   if (result == AllocateResult::kOk) return block;
   if (absl::IsCancelled(why)) return why;
+  if (result == AllocateResult::kUnusable) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("segment ", name_, ": this member has left, or was declared dead"));
+  }
   return Shortage(size_bytes, why);
 }
 
@@ -274,7 +281,15 @@ void Segment::Tick() {
   }
 }
 
-void Segment::Trim() { heaps_->Trim(0, SIZE_MAX, /*only_idle=*/false); }
+void Segment::Trim() {
+  if (stopped_.load(std::memory_order_acquire)) return;
+  heaps_->Trim(0, SIZE_MAX, /*only_idle=*/false);
+}
+
+void Segment::Stop() {
+  stopped_.store(true, std::memory_order_release);
+  heaps_->KeepSlow();
+}
 
 bool Segment::Reclaim(MemberId victim, ReclaimCount* count) {
   ReclaimCount here;

@@ -49,7 +49,7 @@ enum class [[nodiscard]] AllocateResult{
     kTooLarge,    // never: larger than the segment, or alignment not a power of two up to
                   // kMaxAlignment
     kFileSystem,  // the file system of the segment is full
-    kUnusable,    // this process is no member: only Transport says so
+    kUnusable,    // this process is no member, or none any more
 };
 
 enum class [[nodiscard]] ShrinkResult{
@@ -116,7 +116,7 @@ class Segment {
   // The same, but waits for memory until the deadline; an expired one means not to wait. Woken by
   // the next release. kInvalidArgument: never possible, with both numbers. kResourceExhausted: no
   // room, with what was asked, what is free, the largest free block and who holds most; or the file
-  // system. kCancelled: `interrupted` became true.
+  // system. kCancelled: `interrupted` became true. kFailedPrecondition: after Stop().
   absl::StatusOr<Block> Allocate(uint64_t size_bytes, uint64_t alignment, const Deadline& deadline,
                                  const std::atomic<bool>* interrupted = nullptr);
 
@@ -221,6 +221,10 @@ class Segment {
   // Gives back all wholly free spans of this process.
   void Trim();
 
+  // No allocation of this member succeeds any more: it has left, or was declared dead, and what it
+  // owned may be others' soon. Any thread; returns when none is under way.
+  void Stop();
+
   // Takes back what a dead member had here; its row is dead. Any thread; may be done by several at
   // once.
   bool Reclaim(MemberId victim, ReclaimCount* count);
@@ -304,6 +308,8 @@ class Segment {
   const MemberTable<RealSync>& members_;
   const std::atomic<uint32_t>* const fences_;
   std::function<bool()> reclaim_dead_;
+  // Set before the heaps' locks are taken and given back; looked at with such a lock.
+  std::atomic<bool> stopped_{false};
   std::atomic<uint64_t> shortage_bytes_{0};  // for people
   PageSource source_;
   std::shared_ptr<HeapPool> heaps_;

@@ -39,8 +39,16 @@ void BiasedLock::OtherLock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 }
 
 void BiasedLock::OtherUnlock() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  if (HasBarrier()) wanted_.store(0, std::memory_order_release);
+  if (HasBarrier() && !owner_is_slow_) wanted_.store(0, std::memory_order_release);
   mutex_.Unlock();
 }
+
+void BiasedLock::KeepOwnerSlow() {
+  OtherLock();
+  SetOwnerSlow();
+  OtherUnlock();
+}
+
+void BiasedLock::SetOwnerSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS { owner_is_slow_ = true; }
 
 }  // namespace handoff

@@ -53,14 +53,19 @@ class ABSL_LOCKABLE BiasedLock {
   void OtherLock() ABSL_EXCLUSIVE_LOCK_FUNCTION();
   void OtherUnlock() ABSL_UNLOCK_FUNCTION();
 
+  // By others: from here on OwnerTryLock() fails, and OwnerLock() takes the mutex.
+  void KeepOwnerSlow();
+
  private:
   void OwnerLockSlowly();
   void OwnerUnlockSlowly();
+  void SetOwnerSlow();
 
   std::atomic<uint32_t> busy_{0};
   std::atomic<uint32_t> wanted_;
   bool owner_has_mutex_ = false;  // read and written by the owner only
   absl::Mutex mutex_;
+  bool owner_is_slow_ ABSL_GUARDED_BY(mutex_) = false;  // `wanted_` stays 1
 };
 
 }  // namespace handoff
