@@ -102,7 +102,7 @@ LocalHeap* HeapPool::Take() {
   const size_t number = heaps_.size() + 1;
   return heaps_
       .emplace_back(std::make_unique<LocalHeap>(
-          source_, limits_, static_cast<uint8_t>(number <= UINT8_MAX ? number : 0)))
+          source_, limits_, static_cast<uint8_t>(number <= kLastHeapNumber ? number : 0)))
       .get();
 }
 

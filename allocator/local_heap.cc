@@ -3,8 +3,6 @@
 
 #include <algorithm>
 
-#include "allocator/page_word.h"
-
 namespace handoff {
 
 namespace {
@@ -15,11 +13,6 @@ namespace {
 constexpr size_t kLooksBeforeClaim = 4;
 constexpr uint32_t kLeastEighths = 1;
 constexpr size_t kAllSpans = SIZE_MAX;
-// The hold of the large span that is this far behind the one that is looked at is fetched: it is in
-// the cache of who has freed it, and further allocations will look at it soon.
-constexpr int kFetchedAhead = 8;
-// Of the free spans of a bin, the last so many are tried.
-constexpr size_t kMostTried = 64;
 // The stack of a class holds at most this part of what may be retained.
 constexpr uint64_t kKnownPart = 32;
 
@@ -31,7 +24,8 @@ LocalHeap::LocalHeap(PageSource& source, const LocalHeapLimits& limits, uint8_t 
       payload_(source.payload()),
       member_(source.member()),
       number_(number),
-      limits_(limits) {
+      limits_(limits),
+      large_(source, limits, this, TagNumber(number), bytes_) {
   for (uint32_t i = 0; i < kSmallClassCount; ++i) {
     const uint64_t most = limits.retained_bytes / kKnownPart / kSizeClasses[i].block_bytes;
     most_known_[i] = static_cast<uint32_t>(std::clamp<uint64_t>(most, 1, kMostKnown));
@@ -59,10 +53,10 @@ bool LocalHeap::AllocateSmall(uint32_t size_class, Block* out, absl::Status* why
     }
     LocalSpan* span = available_[size_class].front();
     if (span == nullptr && MayRotate(full_[size_class].size() * sizes.pages * kPageBytes)) {
-      span = ClaimSpan(size_class, sizes.pages, 1, size_class, why);
+      span = ClaimSpan(size_class, why);
     }
     if (span == nullptr) span = CollectSmall(size_class, kLooksBeforeClaim, kLeastEighths);
-    if (span == nullptr) span = ClaimSpan(size_class, sizes.pages, 1, size_class, why);
+    if (span == nullptr) span = ClaimSpan(size_class, why);
     if (span == nullptr) span = CollectSmall(size_class, kAllSpans, 0);
     if (span == nullptr) return false;
     Refill(size_class, span);
@@ -70,7 +64,7 @@ bool LocalHeap::AllocateSmall(uint32_t size_class, Block* out, absl::Status* why
 }
 
 void LocalHeap::Refill(uint32_t size_class, LocalSpan* span) {
-  if (span->free_count == span->count) retained_bytes_ -= SpanBytes(*span);
+  if (span->free_count == span->count) bytes_.retained -= SpanBytes(*span);
   const uint32_t most = (most_known_[size_class] + 1) / 2;
   const uint32_t count = std::min<uint32_t>(most, span->free_count);
   span->free_count = static_cast<uint16_t>(span->free_count - count);
@@ -93,8 +87,8 @@ void LocalHeap::Forget(uint32_t size_class, uint32_t count) {
     }
     span->free[span->free_count++] = static_cast<uint16_t>(known[i].id - span->first_block);
     if (span->free_count < span->count) continue;
-    retained_bytes_ += SpanBytes(*span);
-    if (retained_bytes_ <= limits_.retained_bytes) continue;
+    bytes_.retained += SpanBytes(*span);
+    if (bytes_.retained <= limits_.retained_bytes) continue;
     available_[size_class].Remove(span);
     GiveBack(span);
   }
@@ -113,7 +107,7 @@ LocalSpan* LocalHeap::CollectSmall(uint32_t size_class, size_t look_at, uint32_t
       available_[size_class].PushFront(span);
       return span;
     }
-    if (found == span->count) retained_bytes_ -= SpanBytes(*span);
+    if (found == span->count) bytes_.retained -= SpanBytes(*span);
     span->free_count = 0;
     full.PushBack(span);
   }
@@ -129,139 +123,25 @@ uint32_t LocalHeap::Collect(LocalSpan* span) {
     found += HoldMoves<RealSync>::Load(span->holds[i]).IsFree() ? 1 : 0;
   }
   span->free_count = static_cast<uint16_t>(found);
-  if (found == span->count) retained_bytes_ += SpanBytes(*span);
+  if (found == span->count) bytes_.retained += SpanBytes(*span);
   return found;
 }
 
-bool LocalHeap::AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out,
-                              absl::Status* why) {
-  const uint64_t wanted_pages = (size_bytes + kPageBytes - 1) / kPageBytes;
-  if (wanted_pages > source_.view().page_count()) return false;
-  const uint32_t pages = static_cast<uint32_t>(wanted_pages);
-  const uint32_t list = kSmallClassCount + LargeBinFor(pages);
-  const uint32_t align_pages = static_cast<uint32_t>(std::max(alignment, kPageBytes) / kPageBytes);
-  for (;;) {
-    LocalSpan* span = FindKnownLarge(pages, size_bytes, alignment);
-    if (span == nullptr && MayRotate(full_[list].size() * pages * kPageBytes)) {
-      span = ClaimSpan(list, pages, align_pages, kLargeClass, why);
-    }
-    if (span == nullptr) span = CollectLarge(pages, size_bytes, alignment, kLooksBeforeClaim);
-    if (span == nullptr) span = ClaimSpan(list, pages, align_pages, kLargeClass, why);
-    if (span == nullptr) span = CollectLarge(pages, size_bytes, alignment, kAllSpans);
-    if (span == nullptr) return false;
-    if (TakeLarge(span, out)) return true;
-  }
-}
-
-namespace {
-
-bool Fits(uint32_t span_pages, uint32_t pages, uint64_t size_bytes) {
-  const uint64_t bytes = span_pages * kPageBytes;
-  return span_pages >= pages && (span_pages == pages || bytes - size_bytes <= bytes / 8);
-}
-
-bool IsAligned(const LocalSpan& span, uint64_t alignment) {
-  return reinterpret_cast<uintptr_t>(span.data) % alignment == 0;
-}
-
-}  // namespace
-
-LocalSpan* LocalHeap::FindKnownLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment) {
-  std::vector<FreeSpan>& known = large_[LargeBinFor(pages)];
-  const size_t end = known.size() - std::min(known.size(), kMostTried);
-  for (size_t i = known.size(); i-- > end;) {
-    if (!Fits(known[i].pages, pages, size_bytes)) continue;
-    LocalSpan* span = known[i].span;
-    if (alignment > kPageBytes && !IsAligned(*span, alignment)) continue;
-    known.erase(known.begin() + static_cast<ptrdiff_t>(i));
-    return span;
-  }
-  return nullptr;
-}
-
-namespace {
-
-void FetchAhead(const LocalSpan* span) {
-  for (int i = 0; i < kFetchedAhead && span != nullptr; ++i) span = span->next;
-  if (span != nullptr) __builtin_prefetch(span->holds, /*rw=*/1);
-}
-
-}  // namespace
-
-LocalSpan* LocalHeap::CollectLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment,
-                                   size_t look_at) {
-  const uint32_t list = kSmallClassCount + LargeBinFor(pages);
-  SpanList& full = full_[list];
-  look_at = std::min(look_at, full.size());
-  for (size_t i = 0; i < look_at; ++i) {
-    LocalSpan* span = full.front();
-    FetchAhead(span);
-    full.Remove(span);
-    if (!HoldMoves<RealSync>::Load(span->holds[0]).IsFree()) {
-      full.PushBack(span);
-      continue;
-    }
-    UpdateRun(span);
-    if (span->list == list && Fits(span->pages, pages, size_bytes) && IsAligned(*span, alignment)) {
-      retained_bytes_ += SpanBytes(*span);
-      return span;
-    }
-    KeepLarge(span);
-  }
-  return nullptr;
-}
-
-void LocalHeap::ReleaseLarge(LocalSpan* span) {
-  full_[span->list].Remove(span);
-  UpdateRun(span);
-  KeepLarge(span);
-}
-
-void LocalHeap::KeepLarge(LocalSpan* span) {
-  retained_bytes_ += SpanBytes(*span);
-  std::vector<FreeSpan>& known = large_[span->list - kSmallClassCount];
-  // The last one of a bin is kept in any case, so that messages of one size find it again.
-  if (retained_bytes_ > limits_.retained_bytes && !known.empty()) {
-    GiveBack(span);
-  } else {
-    known.push_back({span, span->pages});
-  }
-}
-
-LocalSpan* LocalHeap::ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pages,
-                                uint32_t class_id, absl::Status* why) {
-  LocalSpan* span = source_.Claim(pages, align_pages, class_id, why);
+LocalSpan* LocalHeap::ClaimSpan(uint32_t size_class, absl::Status* why) {
+  LocalSpan* span = source_.Claim(kSizeClasses[size_class].pages, 1, size_class, why);
   if (span == nullptr) return nullptr;
   span->heap.store(this, std::memory_order_relaxed);
-  span->list = static_cast<uint16_t>(list);
-  span->run = source_.view().LoadRun(span->head_page()).raw();
-  span_bytes_ += SpanBytes(*span);
-  if (list >= kSmallClassCount) {
-    retained_bytes_ += SpanBytes(*span);
-    return span;
-  }
-  if (number_ != 0) source_.SetTag(*span, SmallTag(number_, list));
+  span->list = static_cast<uint16_t>(size_class);
+  bytes_.spans += SpanBytes(*span);
+  source_.SetTag(*span, HeapTag(TagNumber(number_), size_class));
   Collect(span);
-  available_[list].PushFront(span);
+  available_[size_class].PushFront(span);
   return span;
 }
 
-void LocalHeap::UpdateRun(LocalSpan* span) {
-  const RunWord run = source_.view().LoadRun(span->head_page());
-  if (__builtin_expect(run.raw() == span->run, 1)) return;
-  const PageWord head = source_.view().LoadPage(span->head_page());
-  span->run = run.raw();
-  const uint32_t pages = run.PagesOf(head);
-  if (pages == 0 || pages > span->pages) return;  // nonsense: blocks only shrink
-  span_bytes_ -= (span->pages - pages) * kPageBytes;
-  span->pages = pages;
-  span->block_bytes = SpanBytes(*span);
-  span->list = static_cast<uint16_t>(kSmallClassCount + LargeBinFor(pages));
-}
-
 void LocalHeap::GiveBack(LocalSpan* span) {
-  retained_bytes_ -= SpanBytes(*span);
-  span_bytes_ -= SpanBytes(*span);
+  bytes_.retained -= SpanBytes(*span);
+  bytes_.spans -= SpanBytes(*span);
   source_.GiveBack(span);
 }
 
@@ -273,22 +153,18 @@ uint64_t LocalHeap::Trim(uint64_t keep_bytes, size_t look_at) {
   };
   // All looks first: a block that has shrunk moves its span to another list.
   for (uint32_t i = 0; i < kSmallClassCount; ++i) LookAgainSmall(i, &look_at);
-  for (uint32_t i = kSmallClassCount; i < kListCount; ++i) LookAgainLarge(i, &look_at);
+  large_.LookAgain(&look_at);
   for (SpanList& available : available_) {
     LocalSpan* next = nullptr;
     for (LocalSpan* span = available.front(); span != nullptr; span = next) {
       next = span->next;
-      if (retained_bytes_ <= keep_bytes) break;
+      if (bytes_.retained <= keep_bytes) break;
       if (span->free_count != span->count) continue;
       available.Remove(span);
       give_back(span);
     }
   }
-  for (std::vector<FreeSpan>& known : large_) {
-    auto kept = known.begin();
-    while (kept != known.end() && retained_bytes_ > keep_bytes) give_back((kept++)->span);
-    known.erase(known.begin(), kept);
-  }
+  given_back += large_.Trim(keep_bytes);
   return given_back;
 }
 
@@ -312,21 +188,6 @@ void LocalHeap::LookAgainSmall(uint32_t size_class, size_t* look_at) {
       full.PushBack(span);
     } else {
       available_[size_class].PushBack(span);
-    }
-  }
-}
-
-void LocalHeap::LookAgainLarge(uint32_t list, size_t* look_at) {
-  SpanList& full = full_[list];
-  for (size_t left = std::min(*look_at, full.size()); left > 0; --left) {
-    LocalSpan* span = full.front();
-    full.Remove(span);
-    --*look_at;
-    if (HoldMoves<RealSync>::Load(span->holds[0]).IsFree()) {
-      UpdateRun(span);
-      KeepLarge(span);
-    } else {
-      full.PushBack(span);
     }
   }
 }

@@ -6,46 +6,37 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "allocator/block.h"
 #include "allocator/hold_moves.h"
+#include "allocator/large_blocks.h"
 #include "allocator/local_span.h"
 #include "allocator/page_source.h"
 #include "base/biased_lock.h"
 
 namespace handoff {
 
-struct LocalHeapLimits {
-  // Wholly free spans that the heap keeps for the next allocation; what is above goes back at once.
-  uint64_t retained_bytes;
-  // How much of one class goes round before blocks that others have freed are used again: their
-  // lines are in the caches of the others. All classes together four times as much.
-  uint64_t rotation_bytes;
-};
-
 // Allocates from spans that this heap owns: one for each thread that allocates. The page words say
 // that the member owns the spans; which heap of the member, only this process knows.
 //
 // Blocks that are freed through the heap are used again last in, first out: small ones wait in a
-// stack for each class, whatever their span, and go back to their spans when it overflows; large
-// ones, which are spans, wait in a stack for each bin. Blocks that somebody else frees are found by
-// looking at the holds of the spans without known free blocks, the longest not looked at first.
+// stack for each class, whatever their span, and go back to their spans when it overflows. Blocks
+// that somebody else frees are found by looking at the holds of the spans without known free
+// blocks, the longest not looked at first. Blocks that are spans: see LargeBlocks.
 //
 // `lock` is held by the caller of every function: OwnerLock by the thread whose heap it is.
 class LocalHeap {
  public:
-  // `number`: of the heap in its pool, 1 to 255, or 0 where there are more.
+  // `number`: of the heap in its pool, 1 to kLastHeapNumber, or 0 where there are more.
   LocalHeap(PageSource& source, const LocalHeapLimits& limits, uint8_t number);
   LocalHeap(const LocalHeap&) = delete;
   LocalHeap& operator=(const LocalHeap&) = delete;
 
   BiasedLock lock;
 
-  // The fast path: the block of the small class, or the large one of exactly so many pages, that
-  // was freed last.
+  // The fast path: the block of the small class that was freed last, or one of about so many pages.
   [[nodiscard]] bool AllocateKnown(uint32_t size_class, Block* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
     const uint32_t known = known_[size_class];
@@ -59,13 +50,11 @@ class LocalHeap {
         payload_ + block.span.head_page() * kPageBytes + (block.id - first_block) * block_bytes,
         block_bytes, out);
   }
-  [[nodiscard]] bool AllocateKnownLarge(uint32_t pages, Block* out)
+  [[nodiscard]] bool AllocateKnownLarge(uint32_t pages, uint64_t size_bytes, Block* out)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    std::vector<FreeSpan>& known = large_[LargeBinFor(pages)];
-    if (known.empty() || known.back().pages != pages) return false;
-    LocalSpan* span = known.back().span;
-    known.pop_back();
-    return TakeLarge(span, out);
+    if (!large_.AllocateKnown(pages, size_bytes, out)) return false;
+    used_.store(true, std::memory_order_relaxed);
+    return true;
   }
 
   // A block with room for `size_bytes` (1 up to the segment) at a multiple of `alignment` (a power
@@ -77,8 +66,8 @@ class LocalHeap {
   // A block that is a span of `pages` pages, or a little more, whatever its size.
   [[nodiscard]] bool AllocateSpan(uint32_t pages, Block* out, absl::Status* why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
-    return AllocateKnownLarge(pages, out) ||
-           AllocateLarge(pages * kPageBytes, kPageBytes, out, why);
+    const uint64_t bytes = pages * kPageBytes;
+    return AllocateKnownLarge(pages, bytes, out) || AllocateLarge(bytes, kPageBytes, out, why);
   }
 
   // Releases a block of one of this heap's spans.
@@ -86,12 +75,12 @@ class LocalHeap {
     if (span->list < kSmallClassCount) {
       ReleaseSmall(span->list, block);
     } else {
-      HoldMoves<RealSync>::Release(span->holds[0], block.hold);
-      ReleaseLarge(span);
+      large_.Release(span, block);
     }
   }
 
-  // What PageSource::TagOf() says of the small blocks of this heap; their class is its lower byte.
+  // What PageSource::TagOf() says of the blocks of this heap; 0: nothing by which to know them. The
+  // lower byte is their small class, or kSmallClassCount + bin.
   uint8_t number() const { return number_; }
   // The same for a block of that class, without a look at its span.
   void ReleaseSmall(uint32_t size_class, const Block& block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
@@ -103,6 +92,12 @@ class LocalHeap {
     }
     small_[size_class][known] = {block.id, block.span};
     known_[size_class] = known + 1;
+  }
+
+  // The same for a large block of that bin; false, and nothing is done, if it has shrunk.
+  [[nodiscard]] bool ReleaseLarge(uint32_t bin, const Block& block)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
+    return large_.ReleaseAsItWas(bin, block);
   }
 
   // Gives back wholly free spans until at most `keep_bytes` of them are left. `look_at` spans
@@ -118,16 +113,11 @@ class LocalHeap {
   }
 
  private:
-  static constexpr uint32_t kListCount = kSmallClassCount + kLargeBinCount;
   static constexpr uint32_t kMostKnown = 64;
 
   struct FreeBlock {
     BlockId id;
     BlockSpan span;
-  };
-  struct FreeSpan {
-    LocalSpan* span;
-    uint32_t pages;
   };
 
   // A block that is free as far as is known; false if it is not.
@@ -143,13 +133,6 @@ class LocalHeap {
     used_.store(true, std::memory_order_relaxed);
     return true;
   }
-  // The same of a span that is in no list.
-  bool TakeLarge(LocalSpan* span, Block* out) {
-    retained_bytes_ -= SpanBytes(*span);
-    full_[span->list].PushBack(span);
-    return Take(span->holds[0], span->first_block, span->span, span->data, span->block_bytes, out);
-  }
-
   static uint64_t SpanBytes(const LocalSpan& span) { return span.pages * kPageBytes; }
 
   bool AllocateSmall(uint32_t size_class, Block* out, absl::Status* why)
@@ -163,27 +146,21 @@ class LocalHeap {
   // Fills the stack of a span without known free blocks from its holds. Returns how many are free.
   uint32_t Collect(LocalSpan* span);
 
-  bool AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why);
-  // A span with room that is known to be free, or one that others have freed among the first
-  // `look_at` in `full_`; in no list then.
-  LocalSpan* FindKnownLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment);
-  LocalSpan* CollectLarge(uint32_t pages, uint64_t size_bytes, uint64_t alignment, size_t look_at);
-  void ReleaseLarge(LocalSpan* span);
-  // A large span that is free and in no list: to be used again, or back to the segment.
-  void KeepLarge(LocalSpan* span);
-  // A block that shrank has left its span, which is in no list, shorter.
-  void UpdateRun(LocalSpan* span);
+  bool AllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out, absl::Status* why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
+    if (!large_.Allocate(size_bytes, alignment, out, why)) return false;
+    used_.store(true, std::memory_order_relaxed);
+    return true;
+  }
 
-  LocalSpan* ClaimSpan(uint32_t list, uint32_t pages, uint32_t align_pages, uint32_t class_id,
-                       absl::Status* why);
+  LocalSpan* ClaimSpan(uint32_t size_class, absl::Status* why);
   void GiveBack(LocalSpan* span);
   // Looks at the holds of up to `*look_at` spans of the list that are not wholly free, and counts
   // it down.
   void LookAgainSmall(uint32_t size_class, size_t* look_at);
-  void LookAgainLarge(uint32_t list, size_t* look_at);
   // Whether to claim a further span of a class of which so many bytes go round.
   bool MayRotate(uint64_t class_bytes) const {
-    return class_bytes < limits_.rotation_bytes && span_bytes_ < 4 * limits_.rotation_bytes;
+    return class_bytes < limits_.rotation_bytes && bytes_.spans < 4 * limits_.rotation_bytes;
   }
 
   PageSource& source_;
@@ -198,11 +175,10 @@ class LocalHeap {
   std::array<uint32_t, kSmallClassCount> most_known_;
   // Small spans with free blocks in their own stacks.
   std::array<SpanList, kSmallClassCount> available_;
-  // All other spans, by class or bin, but free large ones; the longest not looked at first.
-  std::array<SpanList, kListCount> full_;
-  std::array<std::vector<FreeSpan>, kLargeBinCount> large_;  // free ones
-  uint64_t retained_bytes_ = 0;                              // in wholly free spans
-  uint64_t span_bytes_ = 0;                                  // in all spans
+  // The others, the longest not looked at first.
+  std::array<SpanList, kSmallClassCount> full_;
+  LocalHeapBytes bytes_;
+  LargeBlocks large_;
   // Of the stack of a class as much as was ever used takes memory.
   std::array<std::array<FreeBlock, kMostKnown>, kSmallClassCount> small_;
 };

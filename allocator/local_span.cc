@@ -1,27 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/local_span.h"
 
-#include <cstdlib>
-#include <new>
-
 namespace handoff {
 
-namespace {
-
-// From calloc, so that pages of the table which are never used take no memory. All zero is null.
-template <class T>
-std::unique_ptr<T[], void (*)(void*)> MakeTable(uint32_t page_count) {
-  void* bytes = std::calloc(page_count, sizeof(T));
-  if (bytes == nullptr) throw std::bad_alloc();
-  return {static_cast<T*>(bytes), [](void* table) { std::free(table); }};
-}
-
-}  // namespace
-
 SpanPool::SpanPool(uint32_t page_count)
-    : spans_(MakeTable<std::atomic<LocalSpan*>>(page_count)),
-      tags_(MakeTable<std::atomic<uint16_t>>(page_count)),
-      free_by_count_(kMaxSpanPages * kWordsPerPage + 1) {}
+    : spans_(page_count), tags_(page_count), free_by_count_(kMaxSpanPages * kWordsPerPage + 1) {}
 
 LocalSpan* SpanPool::Make(uint32_t head_page, uint32_t pages, uint16_t count, bool small) {
   LocalSpan* span;
@@ -43,13 +26,13 @@ LocalSpan* SpanPool::Make(uint32_t head_page, uint32_t pages, uint16_t count, bo
 }
 
 void SpanPool::SetTag(const LocalSpan& span, uint16_t tag) {
-  for (uint32_t i = 0; i < span.pages; ++i) {
+  for (uint32_t i = 0; i < (span.span.large() ? 1 : span.pages); ++i) {
     tags_[span.head_page() + i].store(tag, std::memory_order_relaxed);
   }
 }
 
 void SpanPool::Delete(LocalSpan* span, bool small) {
-  if (small) SetTag(*span, 0);
+  SetTag(*span, 0);
   span->heap.store(nullptr, std::memory_order_relaxed);
   for (uint32_t i = 0; i < (small ? span->pages : 1); ++i) {
     spans_[span->head_page() + i].store(nullptr, std::memory_order_release);

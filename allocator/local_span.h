@@ -11,6 +11,7 @@
 
 #include "allocator/segment_view.h"
 #include "allocator/size_class.h"
+#include "allocator/zero_table.h"
 #include "base/cache_line.h"
 #include "base/sync.h"
 
@@ -21,23 +22,21 @@ class LocalHeap;
 // What this process remembers of a span that it owns: hints only, the holds are the truth. A free
 // block is in the stack, or it was freed by somebody else and waits for the next look at the holds.
 //
-// The first line is what allocate and release touch.
+// The first line is what looks at the holds touch.
 struct alignas(kCacheLineSize) LocalSpan {
   std::atomic<LocalHeap*> heap;        // who allocates from it; null: not in use
   SegmentView<RealSync>::Word* holds;  // of block 0, the others behind it
-  std::byte* data;                     // of block 0
   uint16_t* free;                      // [count], of which `free_count` are in use
-  uint64_t block_bytes;
+  uint64_t run;  // of a large one: RunWord when last looked at; a block that shrinks changes it
   BlockId first_block;  // of block 0, the others behind it
   uint32_t pages;
+  uint32_t serial;  // of a large one: another once what was remembered of it elsewhere is void
+  BlockSpan span;   // of its blocks
   uint16_t count;
   uint16_t free_count;
-  uint16_t list;   // index of the LocalHeap's lists: small class, or kSmallClassCount + bin
-  BlockSpan span;  // of its blocks
+  uint16_t list;  // small class, or kSmallClassCount + bin
 
-  alignas(
-      kCacheLineSize) uint64_t run;  // RunWord when we last looked: a block that shrinks changes it
-  LocalSpan* next;
+  alignas(kCacheLineSize) LocalSpan* next;  // of a small one
   LocalSpan* previous;
 
   uint32_t head_page() const { return first_block / kWordsPerPage; }
@@ -76,10 +75,16 @@ class SpanList {
   size_t size_ = 0;
 };
 
-// Names a heap of a pool, 1 to 255, and one of its small classes.
-constexpr uint16_t SmallTag(uint8_t heap, uint32_t size_class) {
-  return static_cast<uint16_t>(heap << 8 | size_class);
+// Heaps of a pool have numbers from 1 on; those beyond have no number, and tags say so.
+inline constexpr uint8_t kLastHeapNumber = 254;
+constexpr uint8_t TagNumber(uint8_t heap_number) {
+  return heap_number != 0 ? heap_number : kLastHeapNumber + 1;
 }
+// Names a heap of a pool and one of its lists: small class, or kSmallClassCount + bin.
+constexpr uint16_t HeapTag(uint8_t tag_number, uint32_t list) {
+  return static_cast<uint16_t>(tag_number << 8 | list);
+}
+static_assert(kSmallClassCount + kLargeBinCount <= 256);
 
 // The LocalSpans of one segment, and the way from a page to its span. Spans are used again but
 // never deleted before the pool, so that any thread may look at `heap` of what For() returns.
@@ -91,9 +96,9 @@ class SpanPool {
   // if `heap` says so.
   LocalSpan* For(uint32_t page) const { return spans_[page].load(std::memory_order_acquire); }
 
-  // Which heap has the small span of the page, and under which class, in a table that is dense
-  // enough for the caches where the spans themselves are not: see SmallTag(). Zero: neither is
-  // known here. Any thread; the answer is the caller's own if the heap is.
+  // Which heap has the span of the page (of a large span: its first), and in which list, in a table
+  // that is dense enough for the caches where the spans themselves are not: see HeapTag(). Zero: no
+  // heap of this process. Any thread; the answer is the caller's own if the heap is.
   uint16_t TagOf(uint32_t page) const { return tags_[page].load(std::memory_order_relaxed); }
   void SetTag(const LocalSpan& span, uint16_t tag);
 
@@ -103,8 +108,8 @@ class SpanPool {
   void Delete(LocalSpan* span, bool small);
 
  private:
-  std::unique_ptr<std::atomic<LocalSpan*>[], void (*)(void*)> spans_;
-  std::unique_ptr<std::atomic<uint16_t>[], void (*)(void*)> tags_;
+  ZeroTable<std::atomic<LocalSpan*>> spans_;
+  ZeroTable<std::atomic<uint16_t>> tags_;
   std::deque<LocalSpan> all_;
   std::vector<std::unique_ptr<uint16_t[]>> stacks_;
   std::vector<std::vector<LocalSpan*>> free_by_count_;

@@ -211,8 +211,7 @@ TEST(MemoryLayoutTest, IsWhatItsDocumentSays) {
 TEST(MemoryLayoutTest, SectionsOfAnAreaFollowEachOther) {
   const SegmentAreaLayout layout(1024);
   EXPECT_EQ(layout.page_words, 4096u);
-  EXPECT_EQ(layout.large_holds, 4096u + 8 * 1024);
-  EXPECT_EQ(layout.runs, 4096u + 16 * 1024);
+  EXPECT_EQ(layout.large_rows, 4096u + 8 * 1024);
   EXPECT_EQ(layout.small_holds, 4096u + 24 * 1024);
   EXPECT_EQ(layout.end, 4096u + 24 * 1024 + 512 * 1024);
 }

@@ -49,8 +49,6 @@ LocalSpan* PageSource::Claim(uint32_t pages, uint32_t align_pages, uint32_t clas
   LocalSpan* span = pool_.Make(head, pages, count, small);
   if (!small) HoldMoves<RealSync>::LeaveSmallGenerations(view_.large_hold(head));
   span->holds = small ? &view_.small_hold(head * kWordsPerPage) : &view_.large_hold(head);
-  span->data = payload_ + head * kPageBytes;
-  span->block_bytes = small ? kSizeClasses[class_id].block_bytes : pages * kPageBytes;
   return span;
 }
 
@@ -102,9 +100,13 @@ bool PageSource::Grow(uint32_t pages, absl::Status* why) {
   const SegmentAreaLayout layout(view_.page_count());
   for (uint32_t more : {std::min(left, std::max(least, kGrowPages)), least}) {
     *why = backing_.ReservePayload(backed * kPageBytes, more * kPageBytes);
-    for (uint64_t section : {layout.page_words, layout.large_holds, layout.runs}) {
-      if (!why->ok()) break;
-      *why = backing_.ReserveArea(section + uint64_t{backed} * 8, uint64_t{more} * 8);
+    if (why->ok()) {
+      *why = backing_.ReserveArea(layout.page_words + uint64_t{backed} * sizeof(PageWord),
+                                  uint64_t{more} * sizeof(PageWord));
+    }
+    if (why->ok()) {
+      *why = backing_.ReserveArea(layout.large_rows + uint64_t{backed} * sizeof(LargeRow<RealSync>),
+                                  uint64_t{more} * sizeof(LargeRow<RealSync>));
     }
     if (!why->ok()) continue;
     uint32_t seen = backed;

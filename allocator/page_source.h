@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -12,6 +11,7 @@
 #include "allocator/local_span.h"
 #include "allocator/segment_backing.h"
 #include "allocator/segment_view.h"
+#include "allocator/zero_table.h"
 
 namespace handoff {
 
@@ -64,7 +64,7 @@ class PageSource {
   SpanPool pool_;  // changed under mutex_; For() is for any thread
   uint32_t rover_ ABSL_GUARDED_BY(mutex_) = 0;
   // Bytes of small holds this process has reserved, by the page of the file they are in.
-  std::vector<bool> holds_reserved_ ABSL_GUARDED_BY(mutex_);
+  ZeroTable<bool> holds_reserved_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace handoff

@@ -93,9 +93,11 @@ class RunWord {
   }
 
   constexpr uint64_t raw() const { return raw_; }
+  // The number in it, of whichever span.
+  constexpr uint32_t stored_pages() const { return static_cast<uint32_t>(raw_) & 0x7FFFFFF; }
   // Of the span with this head word; 1 when no length was written for it yet.
   constexpr uint32_t PagesOf(PageWord head) const {
-    return (raw_ >> 27) == head.generation() ? static_cast<uint32_t>(raw_) & 0x7FFFFFF : 1;
+    return (raw_ >> 27) == head.generation() ? stored_pages() : 1;
   }
 
   friend constexpr bool operator==(RunWord, RunWord) = default;

@@ -23,7 +23,7 @@ constexpr absl::Duration kWaitSlice = absl::Milliseconds(50);
 constinit std::atomic<uint32_t> no_fences{0};
 
 LocalHeapLimits LimitsFor(uint64_t size_bytes) {
-  return {.retained_bytes = std::min(size_bytes / 8, uint64_t{256} << 20),
+  return {.retained_bytes = std::min(size_bytes / 4, uint64_t{512} << 20),
           .rotation_bytes = std::min(size_bytes / 32, uint64_t{16} << 20)};
 }
 
@@ -185,7 +185,7 @@ absl::Status Segment::Shortage(uint64_t size_bytes, const absl::Status& why) con
 
 bool Segment::ReleaseOwn(LocalSpan* span, const Block& block) {
   LocalHeap& heap = heaps_->ThisThreads();
-  if (span->heap.load(std::memory_order_relaxed) != &heap) return false;
+  if (span == nullptr || span->heap.load(std::memory_order_relaxed) != &heap) return false;
   heap.lock.OwnerLock();
   heap.Release(span, block);
   heap.lock.OwnerUnlock();

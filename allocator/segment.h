@@ -101,7 +101,7 @@ class Segment {
       } else if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
                  alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
         const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
-        done = heap->AllocateKnownLarge(pages, out);
+        done = heap->AllocateKnownLarge(pages, size_bytes, out);
       }
       heap->lock.OwnerUnlockQuickly();
       if (__builtin_expect(done, 1)) return AllocateResult::kOk;
@@ -129,24 +129,21 @@ class Segment {
     if (__builtin_expect(
             tag != 0 && heap != nullptr && tag >> 8 == heap->number() && heap->lock.OwnerTryLock(),
             1)) {
-      heap->ReleaseSmall(tag & 0xFF, block);
+      const uint32_t list = tag & 0xFF;
+      bool done = true;
+      if (__builtin_expect(list < kSmallClassCount, 1)) {
+        heap->ReleaseSmall(list, block);
+      } else {
+        done = heap->ReleaseLarge(list - kSmallClassCount, block);
+      }
       heap->lock.OwnerUnlockQuickly();
-      OwnMemoryCameBack();
-      return;
-    }
-    // A span of another process is in no heap of this one.
-    LocalSpan* const span = source_.For(block.id / kWordsPerPage);
-    if (span != nullptr) {
-      if (__builtin_expect(heap != nullptr && span->heap.load(std::memory_order_relaxed) == heap &&
-                               heap->lock.OwnerTryLock(),
-                           1)) {
-        heap->Release(span, block);
-        heap->lock.OwnerUnlockQuickly();
+      if (__builtin_expect(done, 1)) {
         OwnMemoryCameBack();
         return;
       }
-      if (ReleaseOwn(span, block)) return;
     }
+    // A span of another process is in no heap of this one.
+    if (tag != 0 && ReleaseOwn(source_.For(block.id / kWordsPerPage), block)) return;
     HoldMoves<RealSync>::Release(HoldOf(block), block.hold);
     HANDOFF_CRASH_POINT("segment.release.after_free");
     FrequentFence();
@@ -198,6 +195,15 @@ class Segment {
                                     uint64_t used_bytes);
   // Begins to fetch the hold of a block that is soon to be accepted, however wrong the id.
   void PrefetchHold(BlockId id) const {
+    if (id % kWordsPerPage == 0) {
+      // Most likely large. The word of its page, which lies far from all others, is fetched too
+      // instead of being waited for here.
+      const uint32_t page = id / kWordsPerPage;
+      if (page >= view_.page_count()) return;
+      __builtin_prefetch(&view_.page_word(page));
+      __builtin_prefetch(&view_.large_hold(page), /*rw=*/1);
+      return;
+    }
     if (auto* const hold = view_.FindHold(id, view_.PageOf(id)); hold != nullptr) {
       __builtin_prefetch(hold, /*rw=*/1);
     }

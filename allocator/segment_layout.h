@@ -16,12 +16,11 @@ namespace handoff {
 //
 //   SegmentHeader            4 KiB
 //   page words               8 bytes a page    PageWord
-//   large holds              8 bytes a page    HoldWord of the block whose span begins at that page
-//   run lengths              8 bytes a page    RunWord of the span that begins there
+//   large rows              16 bytes a page    LargeRow of the span that begins at that page
 //   small holds            512 bytes a page    HoldWord i of a span is word i behind its first
 //   page's
 //
-// The file has holes where nothing was stored: page words, large holds and run lengths exist for
+// The file has holes where nothing was stored: page words and large rows exist for
 // pages below `backed_pages`; the small holds of a span are reserved before it is claimed. Nobody
 // reads what is not reserved, because a read of a hole takes memory too and ends in SIGBUS where
 // none is left.
@@ -57,18 +56,25 @@ struct SegmentHeader {
 static_assert(std::is_standard_layout_v<SegmentHeader<RealSync>>);
 static_assert(sizeof(SegmentHeader<RealSync>) <= kPageBytes);
 
+// What a large block needs beside the word of its page, in one cache line.
+template <class Sync>
+struct LargeRow {
+  typename Sync::template Atomic<uint64_t> hold;  // HoldWord of the block
+  typename Sync::template Atomic<uint64_t> run;   // RunWord of the span, also of a small one
+};
+static_assert(std::is_standard_layout_v<LargeRow<RealSync>>);
+static_assert(sizeof(LargeRow<RealSync>) == 16);
+
 // Where the sections of an area begin, for a segment of `page_count` pages.
 struct SegmentAreaLayout {
   explicit constexpr SegmentAreaLayout(uint64_t page_count)
       : page_words(kPageBytes),
-        large_holds(page_words + Whole(page_count * 8)),
-        runs(large_holds + Whole(page_count * 8)),
-        small_holds(runs + Whole(page_count * 8)),
+        large_rows(page_words + Whole(page_count * 8)),
+        small_holds(large_rows + Whole(page_count * 16)),
         end(small_holds + page_count * kWordsPerPage * 8) {}
 
   uint64_t page_words;
-  uint64_t large_holds;
-  uint64_t runs;
+  uint64_t large_rows;
   uint64_t small_holds;
   uint64_t end;
 

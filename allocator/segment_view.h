@@ -57,8 +57,7 @@ class SegmentView {
         page_count_(static_cast<uint32_t>(page_count)) {
     const SegmentAreaLayout layout(page_count);
     page_words_ = reinterpret_cast<Word*>(area + layout.page_words);
-    large_holds_ = reinterpret_cast<Word*>(area + layout.large_holds);
-    runs_ = reinterpret_cast<Word*>(area + layout.runs);
+    large_rows_ = reinterpret_cast<LargeRow<Sync>*>(area + layout.large_rows);
     small_holds_ = reinterpret_cast<Word*>(area + layout.small_holds);
   }
 
@@ -71,19 +70,19 @@ class SegmentView {
     return backed < page_count_ ? backed : page_count_;
   }
   Word& page_word(uint32_t page) const { return page_words_[page]; }
-  Word& large_hold(uint32_t page) const { return large_holds_[page]; }
-  Word& run(uint32_t page) const { return runs_[page]; }
+  Word& large_hold(uint32_t page) const { return large_rows_[page].hold; }
+  Word& run(uint32_t page) const { return large_rows_[page].run; }
   Word& small_hold(BlockId id) const { return small_holds_[id]; }
   // Of a block in use.
   Word& HoldOf(BlockId id, BlockSpan span) const {
-    return span.large() ? large_holds_[span.head_page()] : small_holds_[id];
+    return span.large() ? large_rows_[span.head_page()].hold : small_holds_[id];
   }
 
   PageWord LoadPage(uint32_t page) const {
     return PageWord(page_words_[page].load(std::memory_order_acquire));
   }
   RunWord LoadRun(uint32_t page) const {
-    return RunWord(runs_[page].load(std::memory_order_acquire));
+    return RunWord(large_rows_[page].run.load(std::memory_order_acquire));
   }
 
   // The number of blocks in the span with this head word, and the hold of block `index` of it.
@@ -94,7 +93,7 @@ class SegmentView {
     return size_class.pages <= page_count_ - head_page ? size_class.count : 0;
   }
   Word& HoldAt(uint32_t head_page, PageWord head, uint32_t index) const {
-    return head.size_class() == kLargeClass ? large_holds_[head_page]
+    return head.size_class() == kLargeClass ? large_rows_[head_page].hold
                                             : small_holds_[head_page * kWordsPerPage + index];
   }
 
@@ -121,7 +120,7 @@ class SegmentView {
     if (page.size_class() != kLargeClass || !page.IsHead() || id % kWordsPerPage != 0) {
       return nullptr;
     }
-    return &large_holds_[id / kWordsPerPage];
+    return &large_rows_[id / kWordsPerPage].hold;
   }
   // Everything but the hold, where FindHold() has found one. False: there is no such block.
   [[gnu::always_inline]] bool FindPlace(BlockId id, PageWord page,
@@ -236,8 +235,7 @@ class SegmentView {
   SegmentHeader<Sync>* header_ = nullptr;
   uint32_t page_count_ = 0;
   Word* page_words_ = nullptr;
-  Word* large_holds_ = nullptr;
-  Word* runs_ = nullptr;
+  LargeRow<Sync>* large_rows_ = nullptr;
   Word* small_holds_ = nullptr;
 };
 

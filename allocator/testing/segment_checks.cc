@@ -102,10 +102,11 @@ std::vector<OwnedWord> WordsOf(const PlainSegmentMemory& memory, uint32_t member
   const SegmentAreaLayout layout(memory.view().page_count());
   const auto* const all = reinterpret_cast<const std::atomic<uint64_t>*>(area.data());
   for (uint64_t offset = layout.page_words; offset < layout.end; offset += sizeof(uint64_t)) {
-    if (offset >= layout.runs && offset < layout.small_holds) continue;
+    const bool in_large_row = offset >= layout.large_rows && offset < layout.small_holds;
+    if (in_large_row && (offset - layout.large_rows) % sizeof(LargeRow<RealSync>) != 0) continue;
     const uint64_t index = offset / sizeof(uint64_t);
     const uint64_t raw = all[index].load(std::memory_order_relaxed);
-    if (offset < layout.large_holds) {
+    if (offset < layout.large_rows) {
       if (PageWord(raw).IsOwnedBy(member)) words.push_back({index, raw});
       continue;
     }
