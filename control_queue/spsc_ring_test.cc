@@ -228,7 +228,7 @@ TEST(SpscRingTest, DeliversWhatAProducerLeftThatHasGone) {
 TEST(SpscRingTest, ShowsNothingOfAnEarlierUse) {
   Memory<4> memory;
   Ring ring = memory.ring();
-  const RingWord first = *ring.Open(kOpener, kEnds);
+  RingWord first = *ring.Open(kOpener, kEnds);
   {
     Producer producer(ring);
     PublishNumbers(producer, 3);
