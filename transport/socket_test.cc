@@ -53,6 +53,21 @@ TEST_F(SocketTest, PicksAFreePortAndTellsWhich) {
   EXPECT_EQ(taken.code(), absl::StatusCode::kAlreadyExists) << taken.ToString();
 }
 
+TEST_F(SocketTest, HasAddressesOfIpv6OnlyIfAskedFor) {
+  SocketOptions options = PatientOptions();
+  auto refused = *transport_->CreateSocket(Pattern::kPull, options);
+  EXPECT_FALSE(refused->Bind("tcp://[::1]:*").ok());
+  options.ipv6 = true;
+  auto pull = *transport_->CreateSocket(Pattern::kPull, options);
+  const absl::Status bound = pull->Bind("tcp://[::1]:*");
+  if (!bound.ok()) GTEST_SKIP() << "no IPv6 here: " << bound.ToString();
+  auto push = Connect(*transport_, Pattern::kPush, pull->LastEndpoint(), options);
+  ASSERT_EQ(push->Send(Filled(*transport_, 10, 1), Soon()), SocketResult::kOk);
+  Message message;
+  ASSERT_EQ(pull->Receive(&message, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(IsFilled(message, 10, 1));
+}
+
 TEST_F(SocketTest, WaitsWhereTheHighWaterMarkIsReachedAndGoesOnWhenThereIsRoom) {
   const SocketOptions few{.send_high_water_mark = 4, .receive_high_water_mark = 4};
   auto push = Bind(*transport_, Pattern::kPush, "inproc://few", few);
