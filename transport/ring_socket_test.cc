@@ -406,6 +406,25 @@ TEST_F(RingSocketTest, CountsWhatWaitsOnEitherSideOfEachRing) {
   }
 }
 
+TEST_F(RingSocketTest, BlamesNobodyForWhatAPublisherTakesBack) {
+  auto publish = Bind(*one_, Pattern::kPublish, "ring://data");
+  SocketOptions options = Capacity(1);
+  options.topics = {""};
+  options.slow_policy = SlowPolicy::kDropOldest;
+  auto subscribe = Connect(*two_, Pattern::kSubscribe, "ring://data", options);
+  constexpr uint64_t kLast = 50'000;
+  std::thread publisher([&] {
+    for (uint64_t i = 0; i <= kLast; ++i) {
+      ASSERT_EQ(SendNumber(*one_, *publish, i), SocketResult::kOk);
+    }
+  });
+  while (ReceiveNumber(*subscribe) < kLast) {
+  }
+  publisher.join();
+  EXPECT_EQ(subscribe->Statistics().stale_handles, 0u);
+  EXPECT_EQ(subscribe->Statistics().refused_peers.size(), 0u);
+}
+
 TEST_F(RingSocketTest, CarriesManyPartsAsOneMessage) {
   auto push = Bind(*one_, Pattern::kPush, "ring://data", Capacity(2));
   auto pull = Connect(*two_, Pattern::kPull, "ring://data");
