@@ -77,7 +77,8 @@ bool RingReceiver::Take(Source& source, const PartName& name, Message* message,
     if (on_fault_ != nullptr) on_fault_(Fault::kBad, source.info.ends.producer);
     return false;
   }
-  // Where the sender may take back from the living, it did so between our two looks: nobody's fault.
+  // Where the sender may take back from the living, it did so between our two looks: nobody's
+  // fault.
   if (source.info.ends.take_back_from_living) return false;
   if (on_fault_ != nullptr) on_fault_(Fault::kStale, source.info.ends.producer);
   return false;
