@@ -2,9 +2,11 @@
 // What becomes of the memory of segments that were removed while somebody used them.
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 
 #include "absl/time/time.h"
+#include "allocator/management_layout.h"
 #include "allocator/member.h"
 #include "base/testing/test_session.h"
 #include "base/testing/wait_for.h"
@@ -159,6 +161,22 @@ TEST_F(RemovedSegmentTest, WhatTheDeadHadElsewhereComesBackThoughASegmentCannotB
   ASSERT_EQ(victim->main_segment().TryAllocate(1000, 64, &block), AllocateResult::kOk);
   Bury(*victim, *second);
   EXPECT_EQ(second->main_segment().Usage().used_blocks, 0u);
+}
+
+TEST_F(RemovedSegmentTest, NonsenseInTheRowOfASegmentKeepsNobodyFromTheEndOfAReclaim) {
+  MakeSegment();
+  auto& row = const_cast<ManagementLayout&>(first_->session().layout()).segments[5];
+  const uint64_t word = row.word.load(std::memory_order_relaxed);
+  row.id.store(55, std::memory_order_relaxed);
+  row.size_bytes.store(~uint64_t{0}, std::memory_order_relaxed);
+  row.area_offset_bytes.store(12345, std::memory_order_relaxed);
+  row.area_size_bytes.store(1, std::memory_order_relaxed);
+  row.word.store(SegmentWord{.generation = 3, .state = SegmentState::kLive}.Packed(),
+                 std::memory_order_release);
+  auto second = MustJoin(session_);
+  auto victim = MustJoin(session_);
+  Bury(*victim, *second);
+  row.word.store(word, std::memory_order_release);
 }
 
 }  // namespace

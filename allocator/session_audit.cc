@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "allocator/audit.h"
+#include "allocator/channel_table.h"
 #include "allocator/hold_moves.h"
 #include "allocator/ring_layout.h"
 
@@ -99,8 +100,15 @@ class SessionAudit {
       case HoldState::kLive:
         Problem(Text(name), " has the word of a group");
         break;
-      case HoldState::kFree:
       case HoldState::kPosted:
+        if (member_.channels().Load(hold.receiver()).state() == ChannelState::kFree) {
+          Problem(Text(name), " is posted on channel ", hold.receiver(), ", which nobody has");
+        }
+        if (hold.holder() != kNobody && !IsLive(hold.holder())) {
+          Problem(Text(name), " is posted by ", hold.holder(), ", which does not live");
+        }
+        break;
+      case HoldState::kFree:
       case HoldState::kReleased:
         break;
     }

@@ -17,8 +17,8 @@ namespace handoff {
 // Beyond that: groups that are half made, that nobody refers to, or whose target does not say that
 // it is theirs; references in use beyond their group; bundles whose parts are not theirs; blocks,
 // references and bundles that are shared, bundled or under way where no group, bundle or ring knows
-// of them; endpoints and rings that are half made or belong to no living member, and ends of rings
-// whose endpoint has gone.
+// of them; what is posted on a channel that is free, or by the dead; endpoints and rings that are
+// half made or belong to no living member, and ends of rings whose endpoint has gone.
 //
 // Any thread. A session that moves meanwhile gives lines that mean nothing; ask again.
 std::vector<std::string> AuditSession(Member& member);

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "allocator/channel_table.h"
+#include "allocator/hold.h"
 #include "allocator/hold_moves.h"
 #include "allocator/ring_layout.h"
 #include "allocator/testing/member_stage.h"
@@ -99,6 +101,22 @@ TEST_F(SessionAuditTest, FindsWhatIsOnItsWayInNoRing) {
   const PartName sent = Mark(member_, block, member_.self().slot);
   EXPECT_THAT(AuditSession(member_), ElementsAre(HasSubstr("in no ring")));
   EXPECT_TRUE(TakeBack(member_, sent).has_value());
+}
+
+TEST_F(SessionAuditTest, FindsWhatIsPostedOnAChannelOfNobodyOrByTheDead) {
+  const PartName& reference = references_[1];
+  const auto posted = [&](uint32_t holder, uint32_t channel) {
+    return HoldWord::Of(HoldState::kPosted, reference.generation, holder, channel).raw();
+  };
+  EXPECT_THAT(AuditWith(*names_.Find(reference), posted(kNobody, 999)),
+              ElementsAre(HasSubstr("is posted on channel 999, which nobody has")));
+  const auto channel = member_.channels().Open();
+  ASSERT_TRUE(channel.ok());
+  EXPECT_THAT(AuditWith(*names_.Find(reference), posted(member_.self().slot, channel->id)),
+              IsEmpty());
+  EXPECT_THAT(AuditWith(*names_.Find(reference), posted(77, channel->id)),
+              ElementsAre(HasSubstr("is posted by 77, which does not live")));
+  EXPECT_TRUE(member_.channels().Move(*channel, ChannelState::kClosed));
 }
 
 TEST_F(SessionAuditTest, FindsARingWithoutItsEndpoint) {

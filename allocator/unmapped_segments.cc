@@ -57,9 +57,8 @@ bool UnmappedSegments::Reclaim(uint32_t row, MemberId victim, ReclaimCount* coun
   if (info.area_offset_bytes == 0) return true;
   // Not kept: segments may come and go for as long as this member lives.
   const absl::StatusOr<SegmentObjects> objects = session_.OpenTables(row);
-  if (!objects.ok()) {
-    return info.word.state != SegmentState::kLive && absl::IsNotFound(objects.status());
-  }
+  // A row that makes no sense keeps nobody from the end of his reclaim.
+  if (!objects.ok()) return absl::IsNotFound(objects.status());
   const SegmentView<RealSync> view = ViewOf(*objects);
   // The memory of a removed segment that nobody has mapped has gone, and its tables are of no use.
   // The victim still counts.
