@@ -74,7 +74,7 @@ std::ostream& operator<<(std::ostream& out, const ChildExit& exit) {
 pid_t internal::ForkTestChild(const std::function<int()>& body) {
   std::fflush(nullptr);  // or the child prints what the test has buffered once more
   const pid_t parent = ::getpid();
-  const Deadline deadline = Deadline::After(absl::Seconds(20));
+  const Deadline deadline = Deadline::After(absl::Seconds(60));
   for (;; ::usleep(100)) {
     HANDOFF_CHECK(!deadline.expired()) << "a thread of the test runs all the time: start it later";
     // What a thread holds that the child does not have is held for ever there.

@@ -45,7 +45,8 @@ class ChildProcess {
   // Other threads of the test do not exist in the child, and what they hold they hold for ever
   // there: a lock of the memory allocator, for one. So the fork is made while all of them sleep,
   // which transports, ZeroMQ and threads that wait soon do; who keeps one running stops here after
-  // 20 s. Locks of the test and of its objects are still theirs: a body makes objects of its own.
+  // a minute. Locks of the test and of its objects are still theirs: a body makes objects of its
+  // own.
   static ChildProcess Start(const std::function<int()>& body);
   static constexpr int kFailedExpectation = 101;
   static constexpr int kUncaughtException = 102;

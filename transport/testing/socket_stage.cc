@@ -149,10 +149,8 @@ void SocketStage::Meanwhile(std::unique_ptr<Socket> with, Turn turn) {
   turning_socket_ = std::move(with);
   turn_ = std::move(turn);
   turning_ = std::thread([this] {
-    // A child that is forked while this thread has a lock would wait for it for ever.
-    while (!victim_has_started_.Wait(absl::Milliseconds(5))) {
-      if (end_turns_.load(std::memory_order_acquire)) return;
-    }
+    // The victim is forked while this sleeps, and so holds no lock.
+    EXPECT_TRUE(victim_has_started_.Wait(absl::InfiniteDuration()));
     while (!end_turns_.load(std::memory_order_acquire)) {
       if (!turn_(*turning_socket_, Deadline::After(absl::Milliseconds(5)))) return;
     }
@@ -213,6 +211,7 @@ void SocketStage::AskOnceVictimListens(int count) {
 
 void SocketStage::Finish() {
   end_turns_.store(true, std::memory_order_release);
+  victim_has_started_.Signal();
   if (turning_.joinable()) turning_.join();
   turn_ = nullptr;
   Message message;

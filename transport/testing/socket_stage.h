@@ -58,7 +58,8 @@ class SocketStage : public KillStage {
   void Operate() override { script_.operate(*this); }
   void UseWhileStopped() override;
   // What passes in other threads of ZeroMQ is not the same every time.
-  bool OthersMayBeFaster() const override { return script_.zeromq; }
+  // Nor what the survivor does meanwhile.
+  bool OthersMayBeFaster() const override { return script_.zeromq || turning_socket_ != nullptr; }
   void ExpectWhole() override;
 
   // For waits that end a test that has failed.
@@ -112,7 +113,7 @@ class SocketStage : public KillStage {
 
   const SocketScript script_;
   const TestSession session_{TestSessionOptions{.own_directory = true}};
-  ProcessSignal victim_has_started_;
+  ProcessSignal victim_has_started_;  // or does not start any more
   std::atomic<bool> end_turns_{false};
   std::unique_ptr<Socket> turning_socket_;  // used by turning_
   Turn turn_;                               // the same; may hold messages
