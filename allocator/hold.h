@@ -23,6 +23,17 @@ enum class HoldState : uint32_t {
 // The id of a member in a hold: 1 to 4094. kNobody stands for a sender that has died.
 inline constexpr uint32_t kNobody = 0xFFF;
 
+namespace internal {
+
+// A move was made from a state that it does not begin in. Away from the moves, so that these stay
+// short.
+[[noreturn, gnu::cold, gnu::noinline]] inline void StopForHoldState(uint64_t raw) {
+  HANDOFF_CHECK(false) << "no such move from the hold " << raw;
+  __builtin_unreachable();
+}
+
+}  // namespace internal
+
 // One word of the block table, the whole truth about one reference:
 //
 //   generation 37 | state 3 | holder 12 | receiver 12
@@ -62,6 +73,11 @@ class HoldWord {
   constexpr uint32_t receiver() const { return static_cast<uint32_t>(raw_) & kIdMask; }
   constexpr uint32_t row() const { return static_cast<uint32_t>(raw_) & kRowMask; }
 
+  // Of a word of generation 0: the same of that generation, below 2^kGenerationBits.
+  constexpr HoldWord WithGeneration(uint64_t generation) const {
+    return HoldWord(raw_ | generation << 27);
+  }
+
   constexpr bool IsFree() const { return state() == HoldState::kFree; }
   constexpr bool IsHeldBy(uint32_t member) const {
     return state() == HoldState::kHeld && holder() == member;
@@ -79,7 +95,10 @@ class HoldWord {
   // held -> sent(holder -> receiver), generation + 1.
   constexpr HoldWord Marked(uint32_t receiver_id) const {
     Expect(HoldState::kHeld);
-    return Of(HoldState::kSent, generation() + 1, holder(), receiver_id);
+    // All fields in one sum: the generation wraps off the top, as Of() has it.
+    return HoldWord(((raw_ + kOneGeneration) & ~(kStateMask | kIdMask)) |
+                    (uint64_t{static_cast<uint32_t>(HoldState::kSent)} << 24) |
+                    (receiver_id & kIdMask));
   }
   // held -> posted(holder -> channel), generation + 1.
   constexpr HoldWord Posted(uint32_t channel) const {
@@ -130,9 +149,16 @@ class HoldWord {
   friend constexpr bool operator==(HoldWord, HoldWord) = default;
 
  private:
-  constexpr void Expect(HoldState wanted) const { HANDOFF_CHECK(state() == wanted); }
+  static constexpr uint64_t kOneGeneration = uint64_t{1} << 27;
+  static constexpr uint64_t kStateMask = uint64_t{7} << 24;
+
+  constexpr void Expect(HoldState wanted) const {
+    if (__builtin_expect(state() != wanted, 0)) internal::StopForHoldState(raw_);
+  }
   constexpr void ExpectUnderWay() const {
-    HANDOFF_CHECK(state() == HoldState::kSent || state() == HoldState::kPosted);
+    if (__builtin_expect(state() != HoldState::kSent && state() != HoldState::kPosted, 0)) {
+      internal::StopForHoldState(raw_);
+    }
   }
 
   uint64_t raw_ = 0;

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 
+#include "base/cache_line.h"
+#include "base/prefetch.h"
+
 namespace handoff {
 
 namespace {
@@ -117,7 +120,13 @@ LocalSpan* LocalHeap::CollectSmall(uint32_t size_class, size_t look_at, uint32_t
 uint32_t LocalHeap::Collect(LocalSpan* span) {
   // Downwards, so that blocks leave the stack in the order of their addresses.
   uint32_t found = 0;
+  // The lines of the holds are with those who freed the blocks, and are soon written here.
+  constexpr uint32_t kHoldsInLine = kCacheLineSize / sizeof(uint64_t);
+  constexpr uint32_t kFetchedAhead = 8 * kHoldsInLine;
   for (uint32_t i = span->count; i-- > 0;) {
+    if (i % kHoldsInLine == 0 && i >= kFetchedAhead) {
+      PrefetchForWrite(&span->holds[i - kFetchedAhead]);
+    }
     // Without a branch: which blocks are free cannot be foreseen.
     span->free[found] = static_cast<uint16_t>(i);
     found += HoldMoves<RealSync>::Load(span->holds[i]).IsFree() ? 1 : 0;

@@ -115,6 +115,10 @@ class Member : private MemberHooks {
     Segment* segment = segments_[row].load(std::memory_order_acquire);
     return __builtin_expect(segment != nullptr, 1) ? segment : MapSegment(row);
   }
+  // The same, but null also where it is not mapped yet; `row` is below kMaxSegments.
+  Segment* MappedSegmentAt(uint32_t row) const {
+    return segments_[row].load(std::memory_order_acquire);
+  }
   // The segment with this id, mapped when it is first asked for; `memory` says what of it to bring
   // in or lock now. Stays mapped as long as this member. kNotFound; errors of
   // BringInSegmentMemory().

@@ -40,6 +40,10 @@ class PageWord {
   constexpr uint32_t distance() const { return static_cast<uint32_t>(raw_) & 0xF; }
 
   constexpr bool IsFree() const { return state() == PageState::kFree; }
+  // A page of a span of small blocks, unless the class is nonsense.
+  constexpr bool IsBelowClass(uint32_t class_count) const {
+    return size_class() < class_count && !IsFree();
+  }
   constexpr bool IsTail() const { return state() == PageState::kTail; }
   constexpr bool IsHead() const {
     return state() == PageState::kOwned || state() == PageState::kOwnerless;

@@ -52,6 +52,20 @@ struct PartName {
             uint64_t{row >> 27 & 7} << 45 | uint64_t{static_cast<uint32_t>(kind) & 3} << 43 |
                 uint64_t{segment & 63} << 37 | (used_bytes & kUsed)};
   }
+  // Packed() of a block that was sent under `hold`; all are in their ranges.
+  static constexpr Words PackedBlock(uint32_t segment, uint32_t row, HoldWord hold,
+                                     uint64_t used_bytes) {
+    return {(hold.raw() & ~uint64_t{kLowRow}) | (row & kLowRow),
+            uint64_t{row >> 27} << 45 | KindTag(PartKind::kBlock) | uint64_t{segment} << 37 |
+                used_bytes};
+  }
+  // Where the kind is in a tag.
+  static constexpr uint64_t kKindMask = uint64_t{3} << 43;
+  static constexpr uint64_t KindTag(PartKind kind) {
+    return uint64_t{static_cast<uint32_t>(kind)} << 43;
+  }
+  // The lower bits of `row` in a word, to tell neighbours.
+  static constexpr uint32_t LowRow(uint64_t word) { return static_cast<uint32_t>(word) & kLowRow; }
   static constexpr PartName FromPacked(const Words& words) {
     return {static_cast<PartKind>(words.tag >> 43 & 3), static_cast<uint32_t>(words.tag >> 37 & 63),
             (static_cast<uint32_t>(words.word) & kLowRow) |

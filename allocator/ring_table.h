@@ -106,6 +106,7 @@ class RingTable {
 
   // Differs from an earlier value if an endpoint or a ring has changed since (acquire). May miss a
   // change whose author was killed or stopped: look around now and then.
+  const std::atomic<uint64_t>& change_count() const { return layout_->header.changes; }
   uint64_t changes() const { return layout_->header.changes.load(std::memory_order_acquire); }
   void Changed() { layout_->header.changes.fetch_add(1, std::memory_order_acq_rel); }
 

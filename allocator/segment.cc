@@ -66,6 +66,7 @@ Segment::Segment(SegmentParts parts, const LocalHeapLimits& limits)
       payload_(parts.payload.data()),
       backing_(std::move(parts.backing)),
       self_(parts.self),
+      held_(HoldWord::Of(HoldState::kHeld, 0, self_.slot, 0)),
       members_(*parts.members),
       fences_(parts.fences != nullptr ? parts.fences : &no_fences),
       source_(view_, payload_, *backing_, self_.slot),
@@ -76,6 +77,21 @@ Segment::~Segment() = default;
 bool Segment::IsPossible(uint64_t size_bytes, uint64_t alignment) const {
   return size_bytes > 0 && size_bytes <= this->size_bytes() && (alignment & (alignment - 1)) == 0 &&
          alignment <= kMaxAlignment;
+}
+
+AllocateResult Segment::TryAllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out) {
+  LocalHeap* heap = heaps_->Known();
+  if (__builtin_expect(heap != nullptr && heap->lock.OwnerTryLock(), 1)) {
+    bool done = false;
+    if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
+        alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
+      const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
+      done = heap->AllocateKnownLarge(pages, size_bytes, out);
+    }
+    heap->lock.OwnerUnlockQuickly();
+    if (__builtin_expect(done, 1)) return AllocateResult::kOk;
+  }
+  return AllocateUnknown(size_bytes, alignment, out);
 }
 
 AllocateResult Segment::AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out) {

@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/crash_point.h"
 #include "base/fork_guard.h"
+#include "base/prefetch.h"
 #include "control_queue/member_table.h"
 
 namespace handoff {
@@ -93,24 +94,16 @@ class Segment {
   // payload and in every mapping: a power of two up to kMaxAlignment; less than 64 means 64. Never
   // waits. Failed, it has changed nothing.
   AllocateResult TryAllocate(uint64_t size_bytes, uint64_t alignment, Block* out) {
-    LocalHeap* heap = heaps_->Known();
-    if (__builtin_expect(heap != nullptr && heap->lock.OwnerTryLock(), 1)) {
-      bool done = false;
-      if (size_bytes - 1 < kMaxSmallBytes && alignment <= kBlockAlignment) {
-        done = heap->AllocateKnown(SmallClassFor(size_bytes), out);
-      } else if (size_bytes - 1 < this->size_bytes() && size_bytes > kMaxSmallBytes &&
-                 alignment <= kPageBytes && (alignment & (alignment - 1)) == 0) {
-        const auto pages = static_cast<uint32_t>((size_bytes + kPageBytes - 1) / kPageBytes);
-        done = heap->AllocateKnownLarge(pages, size_bytes, out);
+    if (__builtin_expect(size_bytes - 1 < kMaxSmallBytes && alignment <= kBlockAlignment, 1)) {
+      LocalHeap* heap = heaps_->Known();
+      if (__builtin_expect(heap != nullptr && heap->lock.OwnerTryLock(), 1)) {
+        const bool done = heap->AllocateKnown(SmallClassFor(size_bytes), out);
+        heap->lock.OwnerUnlockQuickly();
+        if (__builtin_expect(done, 1)) return AllocateResult::kOk;
       }
-      heap->lock.OwnerUnlockQuickly();
-      if (__builtin_expect(done, 1)) return AllocateResult::kOk;
+      return AllocateUnknown(size_bytes, alignment, out);
     }
-    // Into a block of its own, so that the caller's can live in registers.
-    Block block;
-    const AllocateResult result = AllocateUnknown(size_bytes, alignment, &block);
-    if (result == AllocateResult::kOk) *out = block;
-    return result;
+    return TryAllocateLarge(size_bytes, alignment, out);
   }
 
   // The same, but waits for memory until the deadline; an expired one means not to wait. Woken by
@@ -125,29 +118,9 @@ class Segment {
     // Only this thread makes a span its own or gives up one of its own, so what it finds in the
     // tables is so. Others may give a span back for it if that is wholly free; it has our block.
     const uint16_t tag = source_.TagOf(block.id / kWordsPerPage);
-    LocalHeap* const heap = heaps_->Known();
-    if (__builtin_expect(
-            tag != 0 && heap != nullptr && tag >> 8 == heap->number() && heap->lock.OwnerTryLock(),
-            1)) {
-      const uint32_t list = tag & 0xFF;
-      bool done = true;
-      if (__builtin_expect(list < kSmallClassCount, 1)) {
-        heap->ReleaseSmall(list, block);
-      } else {
-        done = heap->ReleaseLarge(list - kSmallClassCount, block);
-      }
-      heap->lock.OwnerUnlockQuickly();
-      if (__builtin_expect(done, 1)) {
-        OwnMemoryCameBack();
-        return;
-      }
-    }
+    if (tag != 0) return ReleaseTagged(tag, block);
     // A span of another process is in no heap of this one.
-    if (tag != 0 && ReleaseOwn(source_.For(block.id / kWordsPerPage), block)) return;
-    HoldMoves<RealSync>::Release(HoldOf(block), block.hold);
-    HANDOFF_CRASH_POINT("segment.release.after_free");
-    FrequentFence();
-    LookAfter(block.span.head_page());
+    ReleaseForeign(block);
   }
 
   // Makes a held block smaller in place; pages that it no longer needs go back to the segment.
@@ -168,18 +141,25 @@ class Segment {
   std::optional<Block> Accept(BlockId id, uint64_t generation, uint64_t used_bytes);
   // The same for who can guess the sender, so that the line of the hold is fetched once. False: the
   // guess was wrong, or Accept() will fail as well.
-  [[gnu::always_inline]] bool AcceptFrom(uint32_t sender, BlockId id, uint64_t generation,
+  // `sent` is sent(sender -> self) of generation 0.
+  [[gnu::always_inline]] bool AcceptFrom(HoldWord sent, BlockId id, uint64_t generation,
                                          uint64_t used_bytes, Block* out) {
     const PageWord page = view_.PageOf(id);
-    HoldMoves<RealSync>::Word* const hold = view_.FindHold(id, page);
-    if (__builtin_expect(hold == nullptr, 0)) return false;
-    HoldWord sent = HoldWord::Of(HoldState::kSent, generation, sender, self_.slot);
-    const HoldWord held = sent.Accepted(self_.slot);
+    HoldMoves<RealSync>::Word* hold;
+    if (__builtin_expect(page.IsBelowClass(kSmallClassCount), 1)) {
+      hold = &view_.small_hold(id);
+    } else {
+      hold = view_.FindHold(id, page);
+      if (hold == nullptr) return false;
+    }
+    const HoldWord held = held_.WithGeneration(generation);
+    sent = sent.WithGeneration(generation);
     if (__builtin_expect(!HoldMoves<RealSync>::Swap(*hold, sent, held), 0)) return false;
     HANDOFF_CRASH_POINT("segment.accept.after_hold");
     // Now that the block is ours its span stays as it is.
     BlockLocation<RealSync> location;
-    if (__builtin_expect(view_.PageOf(id) != page || !view_.FindPlace(id, page, &location) ||
+    if (__builtin_expect(view_.LoadPage(id / kWordsPerPage) != page ||
+                             !view_.FindPlace(id, page, &location) ||
                              used_bytes > location.size_bytes,
                          0)) {
       return Taken(id, *hold, held, used_bytes, out);
@@ -201,11 +181,11 @@ class Segment {
       const uint32_t page = id / kWordsPerPage;
       if (page >= view_.page_count()) return;
       __builtin_prefetch(&view_.page_word(page));
-      __builtin_prefetch(&view_.large_hold(page), /*rw=*/1);
+      PrefetchForWrite(&view_.large_hold(page));
       return;
     }
     if (auto* const hold = view_.FindHold(id, view_.PageOf(id)); hold != nullptr) {
-      __builtin_prefetch(hold, /*rw=*/1);
+      PrefetchForWrite(hold);
     }
   }
   // Takes back what this member has sent and nobody has accepted; nothing when somebody has.
@@ -267,12 +247,37 @@ class Segment {
     return block;
   }
   bool IsPossible(uint64_t size_bytes, uint64_t alignment) const;
+  AllocateResult TryAllocateLarge(uint64_t size_bytes, uint64_t alignment, Block* out);
+  // After the short ways have found nothing.
   AllocateResult AllocateUnknown(uint64_t size_bytes, uint64_t alignment, Block* out);
   AllocateResult AllocateSlowly(uint64_t size_bytes, uint64_t alignment, bool reclaim, Block* out,
                                 absl::Status* why);
   AllocateResult AllocateOnce(uint64_t size_bytes, uint64_t alignment, Block* out,
                               absl::Status* why);
   absl::Status Shortage(uint64_t size_bytes, const absl::Status& why) const;
+  // Of a span that a heap of this process has, or has had.
+  [[gnu::noinline]] void ReleaseTagged(uint16_t tag, const Block& block) {
+    LocalHeap* const heap = heaps_->Known();
+    if (__builtin_expect(heap != nullptr && tag >> 8 == heap->number() && heap->lock.OwnerTryLock(),
+                         1)) {
+      const uint32_t list = tag & 0xFF;
+      bool done = true;
+      if (__builtin_expect(list < kSmallClassCount, 1)) {
+        heap->ReleaseSmall(list, block);
+      } else {
+        done = heap->ReleaseLarge(list - kSmallClassCount, block);
+      }
+      heap->lock.OwnerUnlockQuickly();
+      if (__builtin_expect(done, 1)) return OwnMemoryCameBack();
+    }
+    if (!ReleaseOwn(source_.For(block.id / kWordsPerPage), block)) ReleaseForeign(block);
+  }
+  void ReleaseForeign(const Block& block) {
+    HoldMoves<RealSync>::Release(HoldOf(block), block.hold);
+    HANDOFF_CRASH_POINT("segment.release.after_free");
+    FrequentFence();
+    LookAfter(block.span.head_page());
+  }
   // False: it is no span of the calling thread's heap.
   bool ReleaseOwn(LocalSpan* span, const Block& block);
   void OwnMemoryCameBack() {
@@ -311,6 +316,7 @@ class Segment {
   std::byte* const payload_;
   const std::unique_ptr<SegmentBacking> backing_;
   const MemberId self_;
+  const HoldWord held_;  // held(self) of generation 0
   const MemberTable<RealSync>& members_;
   const std::atomic<uint32_t>* const fences_;
   std::function<bool()> reclaim_dead_;

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "allocator/block.h"
+#include "allocator/hold.h"
 #include "base/cache_line.h"
 #include "base/check.h"
 #include "base/sync.h"
@@ -185,8 +186,8 @@ Contender SegmentPair(size_t size_bytes, uint64_t segment_bytes) {
             }
             return [=, warm_up = WarmUp()](uint64_t messages, std::vector<double>&) mutable {
               if (!other->has_value()) *other = slots->Pop();
-              const uint32_t sender = **other;
               Segment& segment = heap->segment();
+              const HoldWord sent = HoldWord::Of(HoldState::kSent, 0, **other, segment.self().slot);
               for (uint64_t i = warm_up.More(messages); i > 0; --i) {
                 // As the receiver of a carrier does.
                 constexpr uint64_t kFetchedAhead = 8;
@@ -196,7 +197,7 @@ Contender SegmentPair(size_t size_bytes, uint64_t segment_bytes) {
                 const Handle handle = ring->Pop();
                 Block block;
                 HANDOFF_CHECK(
-                    segment.AcceptFrom(sender, handle.id, handle.generation, size_bytes, &block))
+                    segment.AcceptFrom(sent, handle.id, handle.generation, size_bytes, &block))
                     << handle.id;
                 segment.Release(block);
               }

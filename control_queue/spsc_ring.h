@@ -15,6 +15,7 @@
 #include "base/cache_line.h"
 #include "base/check.h"
 #include "base/mutation.h"
+#include "base/prefetch.h"
 #include "base/sync.h"
 #include "control_queue/member_id.h"
 
@@ -265,6 +266,14 @@ class SpscRing {
     return ((seal >> RingBody::kTagBits ^ LapOf(index)) & kLapMask) == 0;
   }
 
+  // The same, but true only for an entry whose tag is `tag` in the bits of `mask`.
+  bool ReadOne(uint64_t index, uint64_t mask, uint64_t tag, RingBody* body) const {
+    const RingEntry<Sync>& entry = EntryOf(index);
+    const uint64_t seal = entry.seal.load(std::memory_order_acquire);
+    *body = {.word = entry.word.load(std::memory_order_relaxed), .tag = seal & kTagMask};
+    return ((seal ^ SealOf(index, tag)) & (kLapMask << RingBody::kTagBits | mask)) == 0;
+  }
+
   bool Move(RingWord* seen, RingWord next) {
     if (!header_->word.compare_exchange_strong(seen->raw, next.raw, std::memory_order_acq_rel,
                                                std::memory_order_acquire)) {
@@ -312,6 +321,9 @@ class RingProducer {
     return published() + count - head_ <= ring_.capacity() ? RingLook::kReady : RingLook::kWait;
   }
 
+  // The index below which published() is while HasRoom(count) is kReady without another look.
+  uint64_t RoomUntil(uint64_t count) const { return head_ + ring_.capacity() - count + 1; }
+
   // Steps 2 and 3, once for each entry that HasRoom() has said there is room for. After the last
   // one of a batch the caller looks whether the consumer sleeps.
   void Publish(const RingBody& body) {
@@ -353,6 +365,13 @@ class RingProducer {
     return moved;
   }
 
+  // Begins to fetch the place of the entry `ahead` behind the next one, for which there is room.
+  void PrefetchAhead(uint64_t ahead) const {
+    PrefetchForWrite(&ring_.EntryOf(published() + ahead));
+  }
+  // The next entry is the first one of a line.
+  bool begins_line() const { return published() % (kCacheLineSize / sizeof(RingEntry<Sync>)) == 0; }
+
   // How many entries are still in the ring, as far as this end knows: never too few.
   uint64_t UnreceivedAtMost() const { return published() - head_; }
 
@@ -390,10 +409,22 @@ class RingConsumer {
   // Steps 4 and 5. kReady: `*body` is that of the oldest entry; the caller accepts the block, then
   // calls Advance(). kWait: nothing there; if the producer was seen gone *before* the call, nothing
   // will ever come. On other results than kReady `*body` is undefined.
-  RingLook Peek(RingBody* body) {
-    if (head_is_shared_) return PeekShared(body);
+  RingLook Peek(RingBody* body) { return head_is_shared_ ? PeekShared(body) : PeekOwn(body); }
+
+  // The same where is_own(), with no need to find that out.
+  RingLook PeekOwn(RingBody* body) const {
     return ring_.Read(head_, body) ? RingLook::kReady : RingLook::kWait;
   }
+  // The same for bodies of one kind only: those whose tag is `tag` in the bits of `mask`.
+  RingLook PeekOwn(uint64_t mask, uint64_t tag, RingBody* body) const {
+    return ring_.ReadOne(head_, mask, tag, body) ? RingLook::kReady : RingLook::kWait;
+  }
+  void AdvanceOwn() { ring_.header_->head.store(++head_, std::memory_order_release); }
+  // Nobody else moves the head: no entry is taken back while this end lives.
+  bool is_own() const { return !head_is_shared_; }
+
+  // Of the entry that is next, as far as this end knows.
+  uint64_t index() const { return head_; }
 
   // The entry `ahead` places behind the next one, if it is published: may be out of date at once,
   // so it is of use for preparations only.
@@ -403,14 +434,20 @@ class RingConsumer {
     return body;
   }
 
+  // The word of that place, whatever entry it is of.
+  uint64_t WordAhead(uint64_t ahead) const {
+    return ring_.EntryOf(head_ + ahead).word.load(std::memory_order_relaxed);
+  }
+
   // Step 6 for the entry that the last Peek() has returned. Afterwards the caller looks whether the
   // producer sleeps.
   void Advance() {
     if (head_is_shared_) {
-      // If it fails, the producer has moved it, and the next Peek() begins at the head it finds.
-      ring_.MoveHead(head_);
+      // If it fails, the producer has moved it, at least as far; the next Peek() begins at the head
+      // it finds.
+      ring_.MoveHead(head_++);
     } else {
-      ring_.header_->head.store(++head_, std::memory_order_release);
+      AdvanceOwn();
     }
   }
 

@@ -10,11 +10,12 @@ namespace handoff {
 void Message::ReleaseBlock() {
   size_ = 0;
   if (__builtin_expect(segment_->InForkedChild(), 0)) return;
-  if (member_ != nullptr) {
-    member_->Release(Reference{block_.id, reference_index_, block_.hold});
-  } else {
-    segment_->Release(block_);
-  }
+  if (__builtin_expect(member_ != nullptr, 0)) return ReleaseReference();
+  segment_->Release(block_);
+}
+
+void Message::ReleaseReference() {
+  member_->Release(Reference{block_.id, reference_index_, block_.hold});
 }
 
 bool Message::CopyToOwn() {
@@ -22,7 +23,7 @@ bool Message::CopyToOwn() {
   Block copy;
   if (segment_->TryAllocate(size_, kBlockAlignment, &copy) != AllocateResult::kOk) return false;
   std::memcpy(copy.data, block_.data, size_);
-  member_->Release(Reference{block_.id, reference_index_, block_.hold});
+  ReleaseReference();
   member_ = nullptr;
   block_ = copy;
   return true;

@@ -96,6 +96,7 @@ class Message {
       : segment_(&segment), block_(block), size_(size_bytes) {}
 
   void ReleaseBlock();
+  [[gnu::noinline]] void ReleaseReference();
   bool CopyToOwn();
 
   // Of no meaning while size_ is zero. A reference has a member; `block_` then has the bytes, and
@@ -124,11 +125,22 @@ class MessageAccess {
     message->block_ = block;
     message->size_ = size_bytes;
   }
+  // The same with a new block, as Segment::TryAllocate(); `size_bytes` is not zero.
+  static AllocateResult AllocateInto(Message* message, Segment& segment, size_t size_bytes,
+                                     size_t alignment) {
+    const AllocateResult result = segment.TryAllocate(size_bytes, alignment, &message->block_);
+    if (__builtin_expect(result == AllocateResult::kOk, 1)) {
+      message->segment_ = &segment;
+      message->member_ = nullptr;
+      message->size_ = size_bytes;
+    }
+    return result;
+  }
   // The same with a block that was sent to this member, as Segment::AcceptFrom(); `used_bytes` of
   // the name is not zero.
-  [[gnu::always_inline]] static bool AcceptInto(Message* message, Segment& segment, uint32_t sender,
+  [[gnu::always_inline]] static bool AcceptInto(Message* message, Segment& segment, HoldWord sent,
                                                 const PartName& name) {
-    if (!segment.AcceptFrom(sender, name.row, name.generation, name.used_bytes, &message->block_)) {
+    if (!segment.AcceptFrom(sent, name.row, name.generation, name.used_bytes, &message->block_)) {
       return false;
     }
     message->segment_ = &segment;

@@ -55,6 +55,13 @@ inline bool IsOf(Member& member, const Message& message) {
   return member.SegmentAt(segment.row()) == &segment;
 }
 
+// The same for one that has a block to itself.
+inline bool IsOwnBlock(const Member& member, const Message& message) {
+  if (message.empty() || message.shared()) return false;
+  const Segment& segment = MessageAccess::segment(message);
+  return member.MappedSegmentAt(segment.row()) == &segment;
+}
+
 // A further message of the same bytes; `*message` is of this member. kResourceExhausted: no
 // reference to be had; `*message` then still has the bytes.
 absl::StatusOr<Message> ShareMessage(Member& member, Message* message);

@@ -55,6 +55,7 @@ Pattern Counterpart(Pattern pattern) {
 
 RingSender::Options SenderOptions(Pattern pattern) {
   return {.receiver_pattern = static_cast<uint8_t>(Counterpart(pattern)),
+          .deals = pattern == Pattern::kPush || pattern == Pattern::kPair,
           .exclusive = pattern == Pattern::kPair,
           .publishes = pattern == Pattern::kPublish,
           .requests = pattern == Pattern::kRequest,
@@ -89,10 +90,21 @@ class RingCarrier final : public Carrier, public RingUser {
   absl::Status Connect(const Address& address) override { return Attach(address, false); }
   std::string LastEndpoint() const override { return last_endpoint_; }
 
-  SocketResult TrySend(Message& message) override;
-  SocketResult Send(Message& message, const Deadline& deadline) override;
-  SocketResult TryReceive(Message& message) override;
-  SocketResult Receive(Message& message, const Deadline& deadline) override;
+  SocketResult TrySend(Message& message) override {
+    return __builtin_expect(SendBlock(message), 1) ? SocketResult::kOk : TrySendOther(message);
+  }
+  SocketResult Send(Message& message, const Deadline& deadline) override {
+    return __builtin_expect(SendBlock(message), 1) ? SocketResult::kOk
+                                                   : SendOther(message, deadline);
+  }
+  SocketResult TryReceive(Message& message) override {
+    return __builtin_expect(receiver_.ReceiveBlock(&message), 1) ? SocketResult::kOk
+                                                                 : TryReceiveOther(message);
+  }
+  SocketResult Receive(Message& message, const Deadline& deadline) override {
+    return __builtin_expect(receiver_.ReceiveBlock(&message), 1) ? SocketResult::kOk
+                                                                 : ReceiveOther(message, deadline);
+  }
 
   SocketResult SendParts(std::span<Message> parts, const Deadline* deadline) override;
   SocketResult ReceiveParts(std::vector<Message>& parts, const Deadline* deadline) override;
@@ -128,22 +140,18 @@ class RingCarrier final : public Carrier, public RingUser {
 
   bool IsOurs(const Message& message) { return IsOf(member_, message); }
 
-  // The way of nearly all messages. False: nothing was done, the next attempt is one of those
-  // below.
-  bool SendBlock(Message& message) {
-    if (!sends_blocks_ || message.empty() || message.shared() || !IsOurs(message)) return false;
-    if (!lock_.OwnerTryLock()) return false;
-    const uint64_t size_bytes = message.size();
+  // The way of nearly all messages, as is RingReceiver::ReceiveBlock(). False: nothing was done,
+  // the next attempt is one of those below.
+  [[gnu::always_inline]] bool SendBlock(Message& message) {
+    if (__builtin_expect(!IsOwnBlock(member_, message), 0) || !lock_.OwnerTryLock()) return false;
     const bool sent = sender_.SendBlock(message);
     lock_.OwnerUnlockQuickly();
-    if (__builtin_expect(sent, 1)) counters_.Sent(size_bytes);
     return sent;
   }
-  bool ReceiveBlock(Message& message) {
-    if (!receives_blocks_ || !parts_.empty() || !receiver_.ReceiveBlock(&message)) return false;
-    counters_.Received(message.size());
-    return true;
-  }
+  [[gnu::noinline]] SocketResult TrySendOther(Message& message);
+  [[gnu::noinline]] SocketResult SendOther(Message& message, const Deadline& deadline);
+  [[gnu::noinline]] SocketResult TryReceiveOther(Message& message);
+  [[gnu::noinline]] SocketResult ReceiveOther(Message& message, const Deadline& deadline);
 
   // One attempt each; true if it succeeded.
   bool SendOnce(Message& message);
@@ -152,6 +160,7 @@ class RingCarrier final : public Carrier, public RingUser {
   bool SendPartsOnce(std::span<Message> parts);
   bool ReplyParts(std::span<Message> parts);
   bool ReceiveOnce(Message& message);
+  bool ReceiveAny(Message& message);
   bool IsAwaited(const RingReceiver::Arrival& arrival);
   bool GiveUpRequest();
 
@@ -450,8 +459,7 @@ bool RingCarrier::SendOnce(Message& message) {
   return sent;
 }
 
-SocketResult RingCarrier::TrySend(Message& message) {
-  if (__builtin_expect(SendBlock(message), 1)) return SocketResult::kOk;
+SocketResult RingCarrier::TrySendOther(Message& message) {
   if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
   if (SendOnce(message)) return SocketResult::kOk;
   return ArmToSend() && SendOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
@@ -465,8 +473,7 @@ SocketResult RingCarrier::WaitToSend(const Deadline& deadline, Quick quick, Atte
   return result;
 }
 
-SocketResult RingCarrier::Send(Message& message, const Deadline& deadline) {
-  if (__builtin_expect(SendBlock(message), 1)) return SocketResult::kOk;
+SocketResult RingCarrier::SendOther(Message& message, const Deadline& deadline) {
   if (__builtin_expect(!IsOurs(message), 0)) return SocketResult::kForeignMessage;
   if (SendOnce(message)) return SocketResult::kOk;
   const auto quick = [&] { return sends_blocks_ ? SendBlock(message) : SendOnce(message); };
@@ -535,6 +542,12 @@ bool RingCarrier::IsAwaited(const RingReceiver::Arrival& arrival) {
 }
 
 bool RingCarrier::ReceiveOnce(Message& message) {
+  const bool received = ReceiveAny(message);
+  receiver_.AllowQuickly(receives_blocks_ && parts_.empty());
+  return received;
+}
+
+bool RingCarrier::ReceiveAny(Message& message) {
   if (__builtin_expect(!parts_.empty(), 0)) {
     message = std::move(parts_.back());
     parts_.pop_back();
@@ -565,18 +578,16 @@ bool RingCarrier::ReceiveOnce(Message& message) {
   return false;
 }
 
-SocketResult RingCarrier::TryReceive(Message& message) {
-  if (__builtin_expect(ReceiveBlock(message), 1)) return SocketResult::kOk;
+SocketResult RingCarrier::TryReceiveOther(Message& message) {
   if (ReceiveOnce(message)) return SocketResult::kOk;
   receiver_.WakeSenders();
   return ArmToReceive() && ReceiveOnce(message) ? SocketResult::kOk : SocketResult::kWouldBlock;
 }
 
-SocketResult RingCarrier::Receive(Message& message, const Deadline& deadline) {
-  if (__builtin_expect(ReceiveBlock(message), 1)) return SocketResult::kOk;
+SocketResult RingCarrier::ReceiveOther(Message& message, const Deadline& deadline) {
   if (ReceiveOnce(message)) return SocketResult::kOk;
   const auto quick = [&] {
-    return receives_blocks_ ? ReceiveBlock(message) : ReceiveOnce(message);
+    return receives_blocks_ ? receiver_.ReceiveBlock(&message) : ReceiveOnce(message);
   };
   if (receives_blocks_ && TryAgain(quick)) return SocketResult::kOk;
   receiver_.WakeSenders();
@@ -593,11 +604,18 @@ SocketResult RingCarrier::ReceiveParts(std::vector<Message>& parts, const Deadli
   parts.reserve(parts.size() + 1 + parts_.size());
   parts.push_back(std::move(first));
   for (; !parts_.empty(); parts_.pop_back()) parts.push_back(std::move(parts_.back()));
+  receiver_.AllowQuickly(receives_blocks_);
   return result;
 }
 
 SocketStatistics RingCarrier::Statistics() const {
   SocketStatistics statistics = counters_.Snapshot();
+  const RingTotals sent = sender_.sent_quickly();
+  const RingTotals received = receiver_.received_quickly();
+  statistics.messages_sent += sent.messages;
+  statistics.bytes_sent += sent.bytes;
+  statistics.messages_received += received.messages;
+  statistics.bytes_received += received.bytes;
   const std::vector<RingPeerStatistics> sends_to = sender_.Statistics();
   const std::vector<RingPeerStatistics> receives_from = receiver_.Statistics();
   for (const RingPeerStatistics& peer : sends_ ? sends_to : receives_from) {

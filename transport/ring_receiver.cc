@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "allocator/block.h"
+#include "base/cache_line.h"
 
 namespace handoff::internal {
 
@@ -14,10 +15,12 @@ RingReceiver::Result RingReceiver::Receive(const std::vector<EndpointId>& own, M
   if (__builtin_expect(table_.changes() != seen_changes_, 0)) Refresh(own);
   const size_t count = sources_.size();
   for (size_t i = 0; i < count; ++i) {
-    if (next_ >= count) next_ = 0;
-    Source& source = *sources_[next_++];
-    if (TakeFromSource(source, message, parts, arrival) == Result::kReceived) {
-      return Result::kReceived;
+    Source& source = *turn_;
+    turn_ = source.after;
+    const Result result = TakeFromSource(source, message, parts, arrival);
+    if (result == Result::kReceived) {
+      if (__builtin_expect(some_ended_, 0)) RemoveEnded();
+      return result;
     }
   }
   if (some_ended_) RemoveEnded();
@@ -43,8 +46,9 @@ RingReceiver::Result RingReceiver::TakeFromSource(Source& source, Message* messa
     const bool taken = Take(source, name, message, parts);
     Advance(source);
     if (__builtin_expect(taken, 1)) {
-      source.bytes.Add(name.used_bytes);
-      *arrival = {name, source.info.producer, source.taken.value()};
+      source.other_bytes.Add(name.used_bytes);
+      *arrival = {name, source.info.producer,
+                  source.quick_messages.value() + source.other_entries.value()};
       return Result::kReceived;
     }
     source.dropped.Add(1);
@@ -84,30 +88,37 @@ bool RingReceiver::Take(Source& source, const PartName& name, Message* message,
   return false;
 }
 
-void RingReceiver::Prefetch(Source& source) {
+void RingReceiver::DoChores(Source& source) {
   // The next so many are on their way already; behind them the same number, two lines of entries.
   constexpr uint64_t kBatch = 8;
-  source.fetched = kBatch;
+  source.chores_at = source.consumer.index() + std::min(kBatch, source.wake_after);
+  if (source.advanced() >= source.wake_after) Wake(source);
+  // Eight holds of small blocks are a line.
+  constexpr uint32_t kHoldsInLine = kCacheLineSize / sizeof(uint64_t);
+  uint32_t last_line = ~uint32_t{0};
   for (uint64_t i = 0; i < kBatch; ++i) {
+    const uint32_t line = PartName::LowRow(source.consumer.WordAhead(kBatch + i)) / kHoldsInLine;
+    if (line == last_line) continue;
+    last_line = line;
     const std::optional<RingBody> body = source.consumer.PeekAhead(kBatch + i);
     if (!body.has_value()) return;
     const PartName name = PartName::FromPacked({body->word, body->tag});
     if (name.kind != PartKind::kBlock) continue;
-    if (Segment* const segment = member_.SegmentAt(name.segment); segment != nullptr) {
+    if (Segment* const segment = member_.MappedSegmentAt(name.segment); segment != nullptr) {
       segment->PrefetchHold(name.row);
     }
   }
 }
 
 void RingReceiver::Wake(Source& source) {
-  source.advanced = 0;
+  source.looked_after = source.consumer.index();
   table_.FrequentFence();
   RingTable::Wake(*source.door);  // 4
 }
 
 void RingReceiver::WakeSenders() {
   for (const auto& source : sources_) {
-    if (source->advanced != 0 && !source->ended) Wake(*source);
+    if (source->advanced() != 0 && !source->ended) Wake(*source);
   }
 }
 
@@ -148,9 +159,21 @@ void RingReceiver::Refresh(const std::vector<EndpointId>& own) {
     auto source = std::make_unique<Source>(*info, table_.Ring(row, info->entries),
                                            table_.DoorOf(info->producer.row));
     source->producer_gone = info->word.producer_gone();
-    absl::MutexLock lock(&sources_mutex_);
-    sources_.push_back(std::move(source));
+    {
+      absl::MutexLock lock(&sources_mutex_);
+      sources_.push_back(std::move(source));
+    }
+    LinkSources();
   }
+}
+
+void RingReceiver::LinkSources() {
+  all_own_ = true;
+  for (size_t i = 0; i < sources_.size(); ++i) {
+    sources_[i]->after = sources_[i + 1 < sources_.size() ? i + 1 : 0].get();
+    all_own_ = all_own_ && sources_[i]->consumer.is_own();
+  }
+  if (turn_ == nullptr && !sources_.empty()) turn_ = sources_.front().get();
 }
 
 void RingReceiver::End(Source& source) {
@@ -167,14 +190,24 @@ void RingReceiver::End(Source& source) {
 
 void RingReceiver::RemoveEnded() {
   some_ended_ = false;
-  absl::MutexLock lock(&sources_mutex_);
-  sources_.erase(std::remove_if(sources_.begin(), sources_.end(),
-                                [](const auto& source) { return source->ended; }),
-                 sources_.end());
+  for (size_t i = 0; i < sources_.size() && turn_->ended; ++i) turn_ = turn_->after;
+  if (turn_->ended) turn_ = nullptr;
+  {
+    absl::MutexLock lock(&sources_mutex_);
+    const auto is_over = [&](const auto& source) {
+      if (source->ended) RememberTotals(*source);
+      return source->ended;
+    };
+    sources_.erase(std::remove_if(sources_.begin(), sources_.end(), is_over), sources_.end());
+  }
+  LinkSources();
 }
 
 void RingReceiver::Close() {
+  RefreshSoon();
+  turn_ = nullptr;
   absl::MutexLock lock(&sources_mutex_);
+  for (const auto& source : sources_) RememberTotals(*source);
   sources_.clear();
   own_.clear();
 }
@@ -196,6 +229,16 @@ uint64_t RingReceiver::WaitingIn(const RingInfo& info) const {
   return waiting;
 }
 
+RingTotals RingReceiver::received_quickly() const {
+  absl::MutexLock lock(&sources_mutex_);
+  RingTotals received{gone_messages_.value(), gone_bytes_.value()};
+  for (const auto& source : sources_) {
+    received.messages += source->quick_messages.value();
+    received.bytes += source->quick_bytes.value();
+  }
+  return received;
+}
+
 std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
   absl::MutexLock lock(&sources_mutex_);
   std::vector<RingPeerStatistics> all;
@@ -204,8 +247,9 @@ std::vector<RingPeerStatistics> RingReceiver::Statistics() const {
     RingPeerStatistics one;
     one.peer = source->info.producer;
     one.member = source->info.ends.producer;
-    one.messages = source->taken.value() - source->dropped.value();
-    one.bytes = source->bytes.value();
+    one.messages =
+        source->quick_messages.value() + source->other_entries.value() - source->dropped.value();
+    one.bytes = source->quick_bytes.value() + source->other_bytes.value();
     one.depth = WaitingIn(source->info);
     one.gone = word.generation() != source->info.word.generation() || word.producer_gone() ||
                !table_.members().Alive(one.member);

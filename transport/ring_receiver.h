@@ -2,6 +2,7 @@
 #ifndef HANDOFF_TRANSPORT_RING_RECEIVER_H_
 #define HANDOFF_TRANSPORT_RING_RECEIVER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "allocator/hold.h"
 #include "allocator/member.h"
 #include "allocator/part_name.h"
 #include "allocator/ring_layout.h"
@@ -35,7 +37,8 @@ namespace handoff::internal {
 // looks. A ring whose sender has gone ends when it is empty.
 class RingReceiver {
  public:
-  explicit RingReceiver(Member& member) : member_(member), table_(member.rings()) {}
+  explicit RingReceiver(Member& member)
+      : member_(member), table_(member.rings()), changes_(table_.change_count()) {}
 
   enum class [[nodiscard]] Result{
       kReceived,
@@ -52,27 +55,30 @@ class RingReceiver {
   // has one ready and there is nothing to be looked after first. False: nothing was changed,
   // Receive() does it.
   [[gnu::always_inline]] bool ReceiveBlock(Message* message) {
-    if (__builtin_expect(table_.changes() != seen_changes_, 0)) return false;
-    if (next_ >= sources_.size()) {
-      if (sources_.empty()) return false;
-      next_ = 0;
+    if (__builtin_expect(changes_.load(std::memory_order_acquire) != quick_changes_, 0)) {
+      return false;
     }
-    Source& source = *sources_[next_];
+    Source& source = *turn_;
     RingBody body;
-    if (source.ended || source.consumer.Peek(&body) != RingLook::kReady) return false;  // 1
+    if (source.consumer.PeekOwn(PartName::kKindMask, PartName::KindTag(PartKind::kBlock), &body) !=
+        RingLook::kReady) {  // 1
+      return false;
+    }
     const PartName name = PartName::FromPacked({body.word, body.tag});
-    if (__builtin_expect(name.kind != PartKind::kBlock || name.used_bytes == 0, 0)) return false;
-    Segment* const segment = member_.SegmentAt(name.segment);
+    if (__builtin_expect(name.used_bytes == 0, 0)) return false;
+    Segment* const segment = member_.MappedSegmentAt(name.segment);
     if (__builtin_expect(segment == nullptr, 0)) return false;
-    if (__builtin_expect(!MessageAccess::AcceptInto(message, *segment, source.sender, name),
+    if (__builtin_expect(!MessageAccess::AcceptInto(message, *segment, source.sent, name),
                          0)) {  // 2
       return false;
     }
     HANDOFF_CRASH_POINT("ring.receive.after_accept");
-    ++next_;
-    if (--source.fetched == 0) Prefetch(source);
-    Advance(source);
-    source.bytes.Add(name.used_bytes);
+    turn_ = source.after;
+    source.consumer.AdvanceOwn();  // 3
+    HANDOFF_CRASH_POINT("ring.receive.after_advance");
+    source.quick_messages.Add(1);
+    source.quick_bytes.Add(name.used_bytes);
+    if (__builtin_expect(source.consumer.index() >= source.chores_at, 0)) DoChores(source);
     return true;
   }
 
@@ -87,10 +93,16 @@ class RingReceiver {
     own_.push_back(own);
   }
 
+  // Whether the next calls of ReceiveBlock() may find something; not before this is said.
+  void AllowQuickly(bool wanted) {
+    const bool may = wanted && !sources_.empty() && !some_ended_ && all_own_;
+    quick_changes_ = may ? seen_changes_ : ~uint64_t{0};
+  }
+
   // Finds rings that were opened to the endpoints, and those whose sender has gone.
   void Refresh(const std::vector<EndpointId>& own);
   // The same at the next call, change or not.
-  void RefreshSoon() { seen_changes_ = ~uint64_t{0}; }
+  void RefreshSoon() { seen_changes_ = quick_changes_ = ~uint64_t{0}; }
 
   // Wakes senders that wait for room which was made since they were last looked at.
   void WakeSenders();
@@ -107,6 +119,7 @@ class RingReceiver {
 
   // Any thread.
   std::vector<RingPeerStatistics> Statistics() const;
+  RingTotals received_quickly() const;
 
   enum class Fault { kStale, kBad, kCorrupt };
   // Called for every entry that is dropped.
@@ -118,8 +131,10 @@ class RingReceiver {
   struct Source {
     Source(const RingInfo& found, const SpscRing<RealSync>& ring, Door& sleeps_at)
         : consumer(ring),
-          sender(found.ends.producer.slot),
+          sent(HoldWord::Of(HoldState::kSent, 0, found.ends.producer.slot,
+                            found.ends.consumer.slot)),
           wake_after(wake_batch(found.entries)),
+          looked_after(consumer.index()),
           info(found),
           door(&sleeps_at) {}
 
@@ -128,12 +143,16 @@ class RingReceiver {
 
     // What every message touches, first.
     RingConsumer<RealSync> consumer;
-    const uint32_t sender;
+    Source* after = nullptr;  // whose turn is next, round and round
+    const HoldWord sent;      // from its sender to this member, of generation 0
     const uint64_t wake_after;
-    uint64_t advanced = 0;  // since the sender was looked at
-    uint64_t fetched = 1;   // messages until holds are fetched again
-    Counter taken;          // entries, with those that made no sense
-    Counter bytes;
+    uint64_t chores_at = 0;  // the index of an entry
+    uint64_t looked_after;   // the index when the sender was looked at
+    Counter quick_messages;  // by ReceiveBlock()
+    Counter quick_bytes;
+    Counter other_entries;  // with those that made no sense
+    Counter other_bytes;
+    uint64_t advanced() const { return consumer.index() - looked_after; }
     const RingInfo info;
     Door* const door;
     Counter dropped;
@@ -147,24 +166,38 @@ class RingReceiver {
   void Advance(Source& source) {
     source.consumer.Advance();  // 3
     HANDOFF_CRASH_POINT("ring.receive.after_advance");
-    source.taken.Add(1);
-    if (__builtin_expect(++source.advanced >= source.wake_after, 0)) Wake(source);
+    source.other_entries.Add(1);
+    if (__builtin_expect(source.consumer.index() >= source.chores_at, 0)) DoChores(source);
   }
-  // The holds of what comes next are in the sender's cache. Fetching several of them at once, ahead
-  // of their accept, hides the way here.
-  void Prefetch(Source& source);
+  // Every so many entries: looks at the sender, and fetches the holds of what comes next. They are
+  // in the sender's cache. Fetching several of them at once, ahead of their accept, hides the way
+  // here.
+  [[gnu::noinline]] void DoChores(Source& source);
   void Wake(Source& source);
   void End(Source& source);
   void RemoveEnded();
+  void RememberTotals(const Source& source) {
+    gone_messages_.Add(source.quick_messages.value());
+    gone_bytes_.Add(source.quick_bytes.value());
+  }
+  // Who comes after whom; `turn_` is one of them or is to be the first one.
+  void LinkSources();
   // Messages that wait in a ring, about now. Any thread.
   uint64_t WaitingIn(const RingInfo& info) const;
 
   Member& member_;
   RingTable& table_;
+  const std::atomic<uint64_t>& changes_;  // those of the table
   uint64_t seen_changes_ = ~uint64_t{0};
-  size_t next_ = 0;
+  // What the table must say for ReceiveBlock(); nothing does where it may not be.
+  uint64_t quick_changes_ = ~uint64_t{0};
+  Source* turn_ = nullptr;  // null: there are none
   bool some_ended_ = false;
+  bool all_own_ = true;  // no sender takes entries back while this side lives
   std::function<void(Fault, MemberId)> on_fault_;
+
+  Counter gone_messages_;  // quickly received from sources that are no more
+  Counter gone_bytes_;
 
   mutable absl::Mutex sources_mutex_;
   std::vector<std::unique_ptr<Source>> sources_;

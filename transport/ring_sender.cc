@@ -25,7 +25,7 @@ bool Wanted(const std::vector<std::string>& topics, const Message& message) {
 }  // namespace
 
 RingSender::RingSender(Member& member, const Options& options)
-    : member_(member), table_(member.rings()), options_(options) {}
+    : member_(member), table_(member.rings()), changes_(table_.change_count()), options_(options) {}
 
 bool RingSender::Prepare(const std::vector<Own>& own) {
   if (__builtin_expect(table_.changes() != seen_changes_, 0)) Refresh(own);
@@ -35,13 +35,13 @@ bool RingSender::Prepare(const std::vector<Own>& own) {
 RingSender::Peer* RingSender::NextWithRoom() {
   const size_t count = peers_.size();
   for (size_t i = 0; i < count; ++i) {
-    if (next_ >= count) next_ = 0;
-    Peer& peer = *peers_[next_++];
+    Peer& peer = *turn_;
+    turn_ = peer.after;
     const RingLook look = peer.Look();
     if (__builtin_expect(look == RingLook::kReady, 1)) return &peer;
     if (look == RingLook::kCorrupt && !peer.corrupt) {
       peer.corrupt = true;
-      seen_changes_ = ~uint64_t{0};  // the next look around takes care of it
+      LookAroundSoon();  // takes care of it
     }
   }
   return nullptr;
@@ -78,7 +78,7 @@ void RingSender::Publish(Peer& peer, const Parcel& parcel, uint64_t size_bytes) 
   HANDOFF_CRASH_POINT("ring.send.after_publish");
   table_.FrequentFence();
   RingTable::Wake(*peer.door);  // 4
-  peer.bytes.Add(size_bytes);
+  peer.other_bytes.Add(size_bytes);
   last_receiver_ = peer.info.id;
 }
 
@@ -184,6 +184,7 @@ bool RingSender::ResendReturned() {
     returned_.pop_front();
     Publish(*peer, parcel, parcel.name.used_bytes);
   }
+  AllowQuickly();
   return true;
 }
 
@@ -230,10 +231,40 @@ void RingSender::OpenTo(const Own& own, const EndpointInfo& info) {
     // None if it has gone meanwhile.
     peer->topics = table_.TopicsOf(info.id).value_or(std::vector<std::string>());
   }
-  absl::MutexLock lock(&peers_mutex_);
-  peers_.push_back(std::move(peer));
+  AddPeer(std::move(peer));
   targets_.reserve(peers_.size());
   references_.reserve(peers_.size());
+}
+
+void RingSender::AddPeer(std::unique_ptr<Peer> peer) {
+  // The last one of the round.
+  if (peers_.empty()) turn_ = peer.get();
+  peer->after = peers_.empty() ? peer.get() : peers_.front().get();
+  if (!peers_.empty()) peers_.back()->after = peer.get();
+  absl::MutexLock lock(&peers_mutex_);
+  peers_.push_back(std::move(peer));
+}
+
+void RingSender::RemovePeer(size_t index) {
+  Peer& peer = *peers_[index];
+  Peer& before = *peers_[(index + peers_.size() - 1) % peers_.size()];
+  // Nobody loses a turn.
+  before.after = peer.after;
+  if (turn_ == &peer) turn_ = peers_.size() == 1 ? nullptr : peer.after;
+  absl::MutexLock lock(&peers_mutex_);
+  gone_messages_.Add(peer.quick_messages.value());
+  gone_bytes_.Add(peer.quick_bytes.value());
+  peers_.erase(peers_.begin() + static_cast<ptrdiff_t>(index));
+}
+
+RingTotals RingSender::sent_quickly() const {
+  absl::MutexLock lock(&peers_mutex_);
+  RingTotals sent{gone_messages_.value(), gone_bytes_.value()};
+  for (const auto& peer : peers_) {
+    sent.messages += peer->quick_messages.value();
+    sent.bytes += peer->quick_bytes.value();
+  }
+  return sent;
 }
 
 void RingSender::OpenRings(const std::vector<Own>& own) {
@@ -249,15 +280,14 @@ void RingSender::Refresh(const std::vector<Own>& own) {
   seen_changes_ = table_.changes();
   for (size_t i = 0; i < peers_.size();) {
     if (DropPeerIfGone(*peers_[i])) {
-      absl::MutexLock lock(&peers_mutex_);
-      peers_.erase(peers_.begin() + static_cast<ptrdiff_t>(i));
-      if (i < next_) --next_;  // nobody loses a turn
+      RemovePeer(i);
     } else {
       ++i;
     }
   }
   OpenRings(own);
   if (!returned_.empty()) (void)ResendReturned();
+  AllowQuickly();
 }
 
 bool RingSender::DropPeerIfGone(Peer& peer) {
@@ -322,7 +352,7 @@ bool RingSender::FindTargets(const Message& first) {
       targets_.push_back(peer.get());
     } else if (look == RingLook::kCorrupt) {
       peer->corrupt = true;
-      seen_changes_ = ~uint64_t{0};
+      LookAroundSoon();
     } else if (peer->info.options.policy == static_cast<uint8_t>(SlowPolicy::kBlock)) {
       return false;
     } else if (peer->info.options.policy == static_cast<uint8_t>(SlowPolicy::kDropOldest)) {
@@ -354,7 +384,7 @@ bool RingSender::MakeRoom(Peer& peer) {
     if (look == RingLook::kWait) look = peer.producer.PeekOldest(&oldest);
     if (look == RingLook::kCorrupt) {
       peer.corrupt = true;
-      seen_changes_ = ~uint64_t{0};
+      LookAroundSoon();
       return false;
     }
     if (look != RingLook::kReady) continue;
@@ -416,8 +446,8 @@ void RingSender::Close() {
   }
   for (const Parcel& parcel : returned_) Release(member_, parcel);
   returned_.clear();
-  absl::MutexLock lock(&peers_mutex_);
-  peers_.clear();
+  LookAroundSoon();
+  while (!peers_.empty()) RemovePeer(peers_.size() - 1);
 }
 
 std::vector<RingPeerStatistics> RingSender::Statistics() const {
@@ -428,7 +458,7 @@ std::vector<RingPeerStatistics> RingSender::Statistics() const {
     one.peer = peer->info.id;
     one.member = peer->info.member;
     one.messages = peer->producer.published();
-    one.bytes = peer->bytes.value();
+    one.bytes = peer->quick_bytes.value() + peer->other_bytes.value();
     const auto look = peer->producer.ring().Look();
     const uint64_t head = look.has_value() ? look->head : 0;
     one.gone = !look.has_value() || look->word.consumer_gone() ||

@@ -2,6 +2,7 @@
 #ifndef HANDOFF_TRANSPORT_RING_SENDER_H_
 #define HANDOFF_TRANSPORT_RING_SENDER_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -50,6 +51,12 @@ inline bool IsNoReply(const PartName& name) {
   return name.kind == PartKind::kEmpty && name.row == NoReply().name.row;
 }
 
+// What went by the shortest way, in all.
+struct RingTotals {
+  uint64_t messages = 0;
+  uint64_t bytes = 0;
+};
+
 // The sending half of a socket: its rings to all receivers that it has, and which message goes
 // where. One caller at a time.
 //
@@ -70,6 +77,7 @@ class RingSender {
   };
   struct Options {
     uint8_t receiver_pattern = 0;  // of the endpoints to send to
+    bool deals = false;            // each message to whose turn it is: SendBlock() is for those
     bool exclusive = false;        // PAIR: to one only
     bool publishes = false;        // to all whose topics match
     bool requests = false;         // who has it replies; only the reply to the last is awaited
@@ -87,26 +95,27 @@ class RingSender {
   // room and there is nothing to be looked after first. False: nothing was changed, Send() does it
   // or tells why not. Not for those who publish.
   [[gnu::always_inline]] bool SendBlock(Message& message) {
-    if (__builtin_expect(table_.changes() != seen_changes_ || !returned_.empty(), 0)) return false;
-    if (next_ >= peers_.size()) {
-      if (peers_.empty()) return false;
-      next_ = 0;
+    if (__builtin_expect(changes_.load(std::memory_order_acquire) != quick_changes_, 0)) {
+      return false;
     }
-    Peer& peer = *peers_[next_];
-    if (__builtin_expect(peer.Look() != RingLook::kReady, 0)) return false;  // 1
-    ++next_;
+    Peer& peer = *turn_;
+    if (__builtin_expect(!peer.KnownToHaveRoom(), 0) && peer.Look() != RingLook::kReady) {  // 1
+      return false;
+    }
+    turn_ = peer.after;
     Segment& segment = MessageAccess::segment(message);
     const Block& block = MessageAccess::block(message);
     const HoldWord sent = segment.Mark(block, peer.receiver);  // 2
     HANDOFF_CRASH_POINT("ring.send.after_mark");
     const PartName::Words words =
-        PartName{PartKind::kBlock, segment.row(), block.id, sent.generation(), message.size()}
-            .Packed();
+        PartName::PackedBlock(segment.row(), block.id, sent, message.size());
     peer.producer.Publish({words.word, words.tag});  // 3
     HANDOFF_CRASH_POINT("ring.send.after_publish");
+    if (peer.producer.begins_line()) peer.PrefetchAhead();
     table_.FrequentFence();
     RingTable::Wake(*peer.door);  // 4
-    peer.bytes.Add(message.size());
+    peer.quick_messages.Add(1);
+    peer.quick_bytes.Add(message.size());
     MessageAccess::Forget(message);
     return true;
   }
@@ -150,6 +159,7 @@ class RingSender {
   // Any thread.
   std::vector<RingPeerStatistics> Statistics() const;
   uint64_t dropped() const { return dropped_.value(); }
+  RingTotals sent_quickly() const;
   uint64_t corrupt() const { return corrupt_.value(); }
 
   // Called when a peer turns out to write nonsense, once for each.
@@ -168,21 +178,47 @@ class RingSender {
           info(peer),
           ring_info(opened) {}
 
-    RingLook Look() { return producer.HasRoom(room_for); }
+    // Before the ring's cursor is looked at again.
+    bool KnownToHaveRoom() const { return producer.published() < room_until; }
+    RingLook Look() {
+      const RingLook look = producer.HasRoom(room_for);
+      room_until = producer.RoomUntil(room_for);
+      return look;
+    }
+
+    // The line of the ring that is written next but some is in the receiver's cache.
+    void PrefetchAhead() const {
+      constexpr uint64_t kAhead = 16;
+      if (producer.published() + kAhead < room_until) producer.PrefetchAhead(kAhead);
+    }
 
     // What every message touches, first.
     RingProducer<RealSync> producer;
+    uint64_t room_until = 0;  // index of an entry: those before it have room
+    Peer* after = nullptr;    // whose turn is next, round and round
     Door* const door;
     const uint32_t receiver;
     bool corrupt = false;
     // Asking for so many entries leaves `capacity` messages at most.
     const uint64_t room_for;
-    Counter bytes;
+    // By SendBlock(); all others.
+    Counter quick_messages;
+    Counter quick_bytes;
+    Counter other_bytes;
     Counter dropped;
     const EndpointInfo info;
     const RingInfo ring_info;
     std::vector<std::string> topics;
   };
+
+  // After a change of what SendBlock() relies on.
+  void AllowQuickly() {
+    const bool may = options_.deals && !peers_.empty() && returned_.empty();
+    quick_changes_ = may ? seen_changes_ : ~uint64_t{0};
+  }
+  void LookAroundSoon() { seen_changes_ = quick_changes_ = ~uint64_t{0}; }
+  void AddPeer(std::unique_ptr<Peer> peer);
+  void RemovePeer(size_t index);
 
   // All that can hold a message back.
   bool Prepare(const std::vector<Own>& own);
@@ -203,9 +239,13 @@ class RingSender {
 
   Member& member_;
   RingTable& table_;
+  const std::atomic<uint64_t>& changes_;  // those of the table
   const Options options_;
   uint64_t seen_changes_ = ~uint64_t{0};
-  size_t next_ = 0;
+  // What the table must say for SendBlock(); nothing does where it is not for this socket or not
+  // now.
+  uint64_t quick_changes_ = ~uint64_t{0};
+  Peer* turn_ = nullptr;  // null: there are none
   std::deque<Parcel> returned_;
   EndpointId last_receiver_;
   std::vector<Peer*> targets_;
@@ -214,6 +254,8 @@ class RingSender {
   std::function<void(const EndpointInfo&)> on_corrupt_;
   Counter dropped_;
   Counter corrupt_;
+  Counter gone_messages_;  // quickly sent to peers that are no more
+  Counter gone_bytes_;
 
   // The vector is changed under the lock, so that other threads can look at it.
   mutable absl::Mutex peers_mutex_;

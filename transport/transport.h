@@ -144,12 +144,7 @@ class Transport {
     message->Release();
     if (__builtin_expect(InForkedChild(), 0)) return AllocateResult::kUnusable;
     if (__builtin_expect(size_bytes == 0, 0)) return AllocateResult::kOk;
-    Block block;
-    const AllocateResult result = segment_.TryAllocate(size_bytes, alignment, &block);
-    if (result == AllocateResult::kOk) {
-      internal::MessageAccess::Fill(message, segment_, block, size_bytes);
-    }
-    return result;
+    return internal::MessageAccess::AllocateInto(message, segment_, size_bytes, alignment);
   }
 
   // Makes a further segment, up to 64 in a session, which lives as long as the session if it is not
