@@ -60,7 +60,8 @@ absl::Status Socket::AttachTo(std::string_view address, Attach attach) {
   }
   const internal::CarrierContext context = Context();
   absl::StatusOr<std::unique_ptr<Carrier>> carrier =
-      is_ring ? absl::StatusOr<std::unique_ptr<Carrier>>(internal::MakeRingCarrier(context))
+      is_ring ? absl::StatusOr<std::unique_ptr<Carrier>>(
+                    std::make_unique<internal::RingCarrier>(context))
               : internal::MakeZeromqCarrier(context, transport_.zeromq_);
   if (!carrier.ok()) return carrier.status();
   status = (carrier->get()->*attach)(*parsed);
