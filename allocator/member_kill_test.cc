@@ -13,6 +13,8 @@
 #include "allocator/testing/kill_harness.h"
 #include "allocator/testing/member_stage.h"
 #include "allocator/testing/ring_ends.h"
+#include "base/crash_point.h"
+#include "base/mutation.h"
 
 // Each operation of a member of a whole session, killed and stopped everywhere: what
 // allocator/kill_test.cc does for one segment. By default at some of the instructions; at every one
@@ -394,6 +396,32 @@ TEST_P(MemberKillTest, DelaysNobodyWhileItStandsStill) {
 
 INSTANTIATE_TEST_SUITE_P(Session, MemberKillTest, ::testing::ValuesIn(Scripts()),
                          [](const auto& script) { return script.param.name; });
+
+// The tests above can fail: they do where a step is wrong.
+class MemberKillTestItself : public ::testing::TestWithParam<WrongStep> {};
+
+TEST_P(MemberKillTestItself, FailsIfAStepIsWrong) {
+  if (!kCrashPointsCompiledIn) GTEST_SKIP() << "no wrong steps in this build";
+  for (const MemberScript& script : Scripts()) {
+    if (script.name != GetParam().script) continue;
+    ExpectSeen(GetParam(), [&script] { return std::make_unique<MemberStage>(script); });
+    return;
+  }
+  FAIL() << "no operation " << GetParam().script;
+}
+
+INSTANTIATE_TEST_SUITE_P(Session, MemberKillTestItself,
+                         ::testing::Values(WrongStep{"NoRelabel", Mutation::kNoRelabel,
+                                                     "SendThroughARing", true, "is lost"},
+                                           WrongStep{"BundleWordOnly", Mutation::kBundleWordOnly,
+                                                     "AcceptABundle", true, "in use"},
+                                           WrongStep{"NoGroupSweep", Mutation::kNoGroupSweep,
+                                                     "ReleaseTheLastReference", false, "in use"},
+                                           WrongStep{"GroupFreedFirst", Mutation::kGroupFreedFirst,
+                                                     "ReleaseTheLastReference", false, "in use"},
+                                           WrongStep{"ShareBeforeLive", Mutation::kShareBeforeLive,
+                                                     "Share", false, "in use"}),
+                         [](const auto& step) { return step.param.name; });
 
 }  // namespace
 }  // namespace handoff

@@ -114,6 +114,7 @@ class ShareGroups {
     }
     if (Mutated<Sync>(Mutation::kShareBeforeLive)) {
       Moves::Replace(target_word, target_hold, target_hold.SharedBy(row));
+      HANDOFF_CRASH_POINT("share.after_shared");
       Moves::Replace(GroupWord(row), group, group.MadeLive());
       return;
     }
@@ -237,6 +238,7 @@ class ShareGroups {
     if (Mutated<Sync>(Mutation::kGroupFreedFirst)) {
       HoldWord word = group.word;
       Moves::Swap(GroupWord(row), word, word.Freed());
+      HANDOFF_CRASH_POINT("share.free.after_group");
       FreeTarget(row, group);
       return;
     }

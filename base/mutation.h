@@ -2,11 +2,13 @@
 #ifndef HANDOFF_BASE_MUTATION_H_
 #define HANDOFF_BASE_MUTATION_H_
 
+#include <atomic>
+
 namespace handoff {
 
 // The shortcuts that look right and are wrong (`docs/ownership.md`). A test that tries every
-// interleaving takes one of them by hand, to show that it would be seen. A Sync that has no
-// `Mutated` takes none, at no cost.
+// interleaving takes one of them by hand, to show that it would be seen. So does a kill test, with
+// processes and TakenMutation. A Sync that has no `Mutated` takes none, at no cost.
 enum class Mutation {
   kNone,
   kNoGenerationAtMark,   // take back and send again: the old entry matches
@@ -39,6 +41,23 @@ constexpr bool Mutated(Mutation mutation) {
     return false;
   }
 }
+
+namespace internal {
+// What RealSync takes, in builds with crash points.
+inline constinit std::atomic<Mutation> taken_mutation{Mutation::kNone};
+}  // namespace internal
+
+// While one lives, this process takes a shortcut, and so do those that it forks. For tests, in
+// builds with crash points. One at a time.
+class TakenMutation {
+ public:
+  explicit TakenMutation(Mutation mutation) {
+    internal::taken_mutation.store(mutation, std::memory_order_relaxed);  // before the threads
+  }
+  ~TakenMutation() { internal::taken_mutation.store(Mutation::kNone, std::memory_order_relaxed); }
+  TakenMutation(const TakenMutation&) = delete;
+  TakenMutation& operator=(const TakenMutation&) = delete;
+};
 
 }  // namespace handoff
 

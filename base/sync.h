@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/mutation.h"
 #include "base/sanitizer.h"
 
 namespace handoff {
@@ -39,6 +40,14 @@ struct RealSync {
     asm volatile("isb" ::: "memory");  // longer than `yield`, which does nothing on most cores
 #endif
   }
+
+#ifdef HANDOFF_CRASH_POINTS
+  // Where tests kill processes they also show that a wrong step would be seen.
+  static bool Mutated(Mutation mutation) {
+    return __builtin_expect(internal::taken_mutation.load(std::memory_order_relaxed) == mutation,
+                            0);
+  }
+#endif
 
  private:
   // The thread sanitizer does not know fences. A locked operation on one word that all fences share

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "allocator/testing/kill_harness.h"
+#include "base/crash_point.h"
+#include "base/mutation.h"
 #include "base/testing/wait_for.h"
 #include "transport/message.h"
 #include "transport/socket.h"
@@ -266,6 +268,28 @@ TEST_P(SocketKillTest, DelaysNobodyWhileItStandsStill) {
 
 INSTANTIATE_TEST_SUITE_P(Socket, SocketKillTest, ::testing::ValuesIn(Scripts()),
                          [](const auto& script) { return script.param.name; });
+
+// The tests above can fail: they do where a step is wrong.
+class SocketKillTestItself : public ::testing::TestWithParam<WrongStep> {};
+
+TEST_P(SocketKillTestItself, FailsIfAStepIsWrong) {
+  if (!kCrashPointsCompiledIn) GTEST_SKIP() << "no wrong steps in this build";
+  for (const SocketScript& script : Scripts()) {
+    if (script.name != GetParam().script) continue;
+    ExpectSeen(GetParam(), [&script] { return std::make_unique<SocketStage>(script); });
+    return;
+  }
+  FAIL() << "no operation " << GetParam().script;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Socket, SocketKillTestItself,
+    ::testing::Values(WrongStep{"NoRelabel", Mutation::kNoRelabel, "Send", false, "is lost"},
+                      WrongStep{"BundleWordOnly", Mutation::kBundleWordOnly, "ReceiveParts", true,
+                                "which does not know of it"},
+                      WrongStep{"ShareBeforeLive", Mutation::kShareBeforeLive, "PublishToThree",
+                                false, "which does not know of it"}),
+    [](const auto& step) { return step.param.name; });
 
 }  // namespace
 }  // namespace handoff

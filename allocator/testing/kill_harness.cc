@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <iostream>
@@ -17,9 +19,11 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 #include "base/crash_point.h"
 #include "base/testing/child_process.h"
+#include "base/unique_fd.h"
 
 namespace handoff {
 
@@ -133,6 +137,31 @@ KillReport TryInstructions(const KillStageFactory& make, uint64_t count,
     }
   }
   return report;
+}
+
+// Runs `run` in a process of its own and gives what that has printed if one of its EXPECT_s has
+// failed; nothing if none has.
+std::string OutputOfFailure(const std::function<void()>& run) {
+  const UniqueFd output(::memfd_create("output", MFD_CLOEXEC));
+  HANDOFF_CHECK(output.valid()) << std::strerror(errno);
+  ChildProcess child = ChildProcess::Start([&] {
+    ::dup2(output.get(), STDOUT_FILENO);
+    ::dup2(output.get(), STDERR_FILENO);
+    run();
+    return 0;
+  });
+  const std::optional<ChildExit> exit = child.Wait(absl::Minutes(5));
+  std::string text;
+  std::array<char, 4096> part;
+  for (off_t at = 0;;) {
+    const ssize_t size = ::pread(output.get(), part.data(), part.size(), at);
+    if (size <= 0) break;
+    text.append(part.data(), static_cast<size_t>(size));
+    at += size;
+  }
+  if (exit == ChildExit::Code(ChildProcess::kFailedExpectation)) return text;
+  EXPECT_EQ(exit, ChildExit::Code(0)) << text;
+  return {};
 }
 
 }  // namespace
@@ -258,6 +287,22 @@ KillReport ExpectWholeAfterCrashPoints(const KillStageFactory& make, uint64_t mo
     }
   }
   return report;
+}
+
+void ExpectSeen(const WrongStep& step, const KillStageFactory& make) {
+  const std::string output = OutputOfFailure([&] {
+    const TakenMutation mutation(step.mutation);
+    InstructionTrace trace;
+    if (step.by_real_kills) {
+      (void)ExpectWholeAfterKills(make, 20, &trace);
+    } else {
+      (void)ExpectWholeAfterCrashPoints(make, 2);
+    }
+  });
+  EXPECT_NE(output.find(step.by_real_kills ? "killed after" : "killed at HANDOFF_CRASH_AT="),
+            std::string::npos)
+      << output;
+  EXPECT_NE(output.find(step.seen), std::string::npos) << output;
 }
 
 }  // namespace handoff

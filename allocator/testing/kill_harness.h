@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/mutation.h"
 #include "base/testing/single_step.h"
 
 namespace handoff {
@@ -90,6 +92,22 @@ KillReport ExpectWholeAfterCrashPoints(const KillStageFactory& make, uint64_t mo
 // the child end its operation, and then die.
 KillReport ExpectWholeAfterStops(const KillStageFactory& make, uint64_t count,
                                  InstructionTrace* trace);
+
+// A step of the protocol that is wrong on purpose, in builds with crash points, and what the
+// functions above then find.
+struct WrongStep {
+  std::string name;
+  Mutation mutation = Mutation::kNone;
+  std::string script;  // of the operation that takes it
+  bool by_real_kills = false;
+  std::string seen;  // part of what the failed test prints
+
+  friend void PrintTo(const WrongStep& step, std::ostream* out) { *out << step.name; }
+};
+
+// Kills with the wrong step, in a process of its own, and expects that this is seen to fail: that
+// the functions above can.
+void ExpectSeen(const WrongStep& step, const KillStageFactory& make);
 
 }  // namespace handoff
 

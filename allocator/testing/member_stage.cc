@@ -157,6 +157,7 @@ void MemberStage::ExpectWhole() {
     while (const std::optional<PartName> taken = survivors_inlet->Receive()) {
       Release(*survivor, *taken);
     }
+    EXPECT_EQ(survivors_inlet->stale(), 0u) << "what a dead sender had published is lost";
     survivors_inlet.reset();
   }
   ExpectAllFree();
