@@ -4,8 +4,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -17,6 +21,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "monitor/snapshot.h"
+#include "nlohmann/json.hpp"
 
 namespace handoff {
 namespace {
@@ -66,16 +71,21 @@ class MonitorTest : public testing::Test {
     ASSERT_FALSE(session_.Objects().empty());
   }
 
+  std::unique_ptr<Member> Join() const {
+    SessionOptions options;
+    options.names.session = session_.name();
+    options.names.shm_dir = session_.directory();
+    options.main_segment_bytes = 4 << 20;
+    auto member = Member::Join(options);
+    EXPECT_TRUE(member.ok()) << member.status().ToString();
+    return *std::move(member);
+  }
+
   ChildProcess StartMember(ProcessSignal& ready) {
     return ChildProcess::Start([this, &ready] {
-      SessionOptions options;
-      options.names.session = session_.name();
-      options.names.shm_dir = session_.directory();
-      options.main_segment_bytes = 4 << 20;
-      auto member = Member::Join(options);
-      EXPECT_TRUE(member.ok()) << member.status().ToString();
+      const auto member = Join();
       Block block;
-      EXPECT_EQ((*member)->main_segment().TryAllocate(100000, 64, &block), AllocateResult::kOk);
+      EXPECT_EQ(member->main_segment().TryAllocate(100000, 64, &block), AllocateResult::kOk);
       ready.Signal();
       pause();
       return 0;
@@ -165,6 +175,59 @@ TEST_F(MonitorTest, ReclaimsTheDeadWhileThoseWhoLiveStandStill) {
   living.Kill();
   ASSERT_TRUE(living.Wait().has_value());
   EXPECT_EQ(Start({"--cleanup"}).Wait(), ChildExit::Code(0));
+}
+
+TEST_F(MonitorTest, AStoppedMemberIsShownAsStalledKeepsItsMemoryAndGoesOn) {
+  ProcessSignal ready;
+  ProcessSignal go_on;
+  ChildProcess member = ChildProcess::Start([&] {
+    auto own = Join();
+    Block block;
+    EXPECT_EQ(own->main_segment().TryAllocate(100000, 64, &block), AllocateResult::kOk);
+    std::memset(block.data, 42, block.size_bytes);
+    ready.Signal();
+    EXPECT_TRUE(go_on.Wait());
+    EXPECT_EQ(std::count(block.data, block.data + block.size_bytes, std::byte{42}),
+              static_cast<ptrdiff_t>(block.size_bytes));
+    own->main_segment().Release(block);
+    ready.Signal();
+    EXPECT_TRUE(go_on.Wait());
+    return 0;
+  });
+  ASSERT_TRUE(ready.Wait());
+  ASSERT_TRUE(member.Stop());
+  // Another one of the session dies, and the monitor reclaims that one.
+  ProcessSignal other_ready;
+  ChildProcess monitor = Start({"--timeout=0"});
+  ChildProcess other = StartMember(other_ready);
+  ASSERT_TRUE(other_ready.Wait());
+  other.Kill();
+  ASSERT_TRUE(other.Wait().has_value());
+  EXPECT_TRUE(WaitFor([&] {
+    EXPECT_EQ(Start({"--list", "--json"}).Wait(), ChildExit::Code(0));
+    return nlohmann::json::parse(Output())["members"].size() == 1;
+  })) << Output();
+  const auto json = nlohmann::json::parse(Output());
+  EXPECT_EQ(json["members"][0]["pid"], member.pid());
+  EXPECT_EQ(json["members"][0]["stalled"], true);
+  EXPECT_EQ(json["members"][0]["state"], "stopped");
+  EXPECT_EQ(json["members"][0]["held_bytes"], 102400);
+  EXPECT_EQ(Start({"--list"}).Wait(), ChildExit::Code(0));
+  EXPECT_THAT(Output(), HasSubstr("stopped, silent for"));
+  // It goes on with what it had.
+  member.Kill(SIGCONT);
+  go_on.Signal();
+  ASSERT_TRUE(ready.Wait());
+  EXPECT_TRUE(WaitFor([&] {
+    EXPECT_EQ(Start({"--list", "--json"}).Wait(), ChildExit::Code(0));
+    return nlohmann::json::parse(Output())["members"][0]["stalled"] == false;
+  })) << Output();
+  EXPECT_EQ(nlohmann::json::parse(Output())["members"][0]["held_bytes"], 0);
+  go_on.Signal();
+  EXPECT_EQ(member.Wait(), ChildExit::Code(0));
+  EXPECT_TRUE(WaitFor([&] { return session_.Objects().empty(); }));
+  monitor.Kill(SIGTERM);
+  EXPECT_EQ(monitor.Wait(), ChildExit::Code(0));
 }
 
 TEST_F(MonitorTest, SelfDestructEndsWhenTheMembersHaveRemovedTheSession) {
