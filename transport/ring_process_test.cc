@@ -126,12 +126,18 @@ TEST_F(RingProcessTest, SendsWhatAKilledReceiverHasNotTakenToAnother) {
     ASSERT_TRUE(child.Wait().has_value());
     // The sender does nothing any more: what is left comes from its regular work.
     auto pull = Connect(*transport, Pattern::kPull, "ring://data");
-    ASSERT_EQ(SendNumber(*transport, *push, sent++), SocketResult::kOk);
+    // One more, which has no room as long as a whole ring comes back and nobody receives.
+    Message last;
+    ASSERT_EQ(transport->TryAllocate(sizeof(sent), &last), AllocateResult::kOk);
+    std::memcpy(last.mutable_bytes().data(), &sent, sizeof(sent));
+    ++sent;
+    bool all_sent = false;
     // Everything but what the killed one has taken arrives, each once. The last one may be faster
     // than those that have to come back first.
     std::set<uint64_t> seen;
     Message message;
     EXPECT_TRUE(WaitFor([&] {
+      all_sent = all_sent || push->TrySend(std::move(last)) == SocketResult::kOk;
       while (pull->TryReceive(&message) == SocketResult::kOk) {
         EXPECT_TRUE(seen.insert(NumberIn(message)).second) << NumberIn(message);
       }
