@@ -124,7 +124,8 @@ SocketResult ZeromqCarrier::SendParts(std::span<Message> parts, const Deadline* 
   const auto attempt = [&] {
     if (!bundle.has_value()) {
       bundle.emplace();
-      if (!Wrap(member_, parts, &*bundle).ok()) {
+      waits_for_row_ = !Wrap(member_, parts, &*bundle).ok();
+      if (waits_for_row_) {
         bundle.reset();
         return SocketResult::kWouldBlock;  // every row of the table is in use
       }
@@ -136,6 +137,7 @@ SocketResult ZeromqCarrier::SendParts(std::span<Message> parts, const Deadline* 
   if (result == SocketResult::kWouldBlock && deadline != nullptr) {
     result = WaitToSend(*deadline, attempt);
   }
+  waits_for_row_ = false;
   if (result == SocketResult::kOk || !bundle.has_value()) return result;
   // Back to the caller.
   std::vector<Message> back;

@@ -120,6 +120,7 @@ class ZeromqCarrier final : public Carrier, public RingUser {
   std::atomic<bool> may_be_drained_{false};  // a connection has ended: once nothing is left, say so
   const bool receives_;
   bool entered_ = false;
+  bool waits_for_row_ = false;  // for many parts; ZeroMQ has no news of that
 
   // REQ has a port for each address, because ZeroMQ would deal requests to those who have gone as
   // well; all others have one. Changed under the lock, so that other threads can look at it.
@@ -181,7 +182,9 @@ SocketResult ZeromqCarrier::Wait(int events, const Deadline& deadline, Attempt a
     // Nothing may touch the sockets between this and the sleep: descriptors tell of changes only.
     bool ready = false;
     for (const auto& port : ports_) ready = (port->Events() & events) != 0 || ready;
-    if (!ready) Sleep(events == ZMQ_POLLIN ? kZeromqReceiveSlice : kZeromqSendSlice, deadline);
+    if (!ready || waits_for_row_) {
+      Sleep(events == ZMQ_POLLIN ? kZeromqReceiveSlice : kZeromqSendSlice, deadline);
+    }
   }
 }
 

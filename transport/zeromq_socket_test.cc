@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Patterns and kinds of messages on addresses of ZeroMQ.
+#include <time.h>
+
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -9,6 +11,10 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "allocator/bundle.h"
+#include "allocator/member.h"
+#include "allocator/part_name.h"
+#include "allocator/session.h"
 #include "base/testing/child_process.h"
 #include "base/testing/wait_for.h"
 #include "gmock/gmock.h"
@@ -98,6 +104,38 @@ TEST_F(ZeromqSocketTest, LeavesAllPartsWithTheCallerWhereNobodyIsThere) {
     EXPECT_TRUE(i % 3 == 2 ? message.empty() : IsFilled(message, 100 + i, i));
   }
   EXPECT_EQ(one_->Usage().used_blocks, 0u);
+}
+
+TEST_F(ZeromqSocketTest, SleepsWhileEveryListOfPartsIsInUse) {
+  auto push = Bind(*one_, Pattern::kPush, Address());
+  auto pull = Connect(*two_, Pattern::kPull, Address());
+  ASSERT_EQ(SendNumber(*one_, *push, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*pull), 1u);
+  SessionOptions options;
+  options.names.session = session_.name();
+  options.names.shm_dir = session_.directory();
+  options.main_segment_bytes = kSegmentBytes;
+  auto member = Member::Join(std::move(options));
+  ASSERT_TRUE(member.ok()) << member.status();
+  for (const size_t length : {size_t{kMaxParts}, size_t{1}}) {
+    while ((*member)->Bundle(std::vector<PartName>(length)).ok()) continue;
+  }
+  std::vector<Message> parts = MakeParts(*one_, 5);
+  const auto processor_ns = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+  };
+  const int64_t before_ns = processor_ns();
+  EXPECT_EQ(push->SendParts(parts, Deadline::After(absl::Milliseconds(400))),
+            SocketResult::kTimedOut);
+  EXPECT_LT(processor_ns() - before_ns, 200'000'000);
+  EXPECT_TRUE(AreParts(parts, 5));
+  member->reset();  // with all that it had
+  ASSERT_EQ(push->SendParts(parts, Soon()), SocketResult::kOk);
+  std::vector<Message> received;
+  ASSERT_EQ(pull->ReceiveParts(&received, Soon()), SocketResult::kOk);
+  EXPECT_TRUE(AreParts(received, 5));
 }
 
 TEST_F(ZeromqSocketTest, RefusesPartsOfAnotherTransportAndTakesNone) {
