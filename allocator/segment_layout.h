@@ -26,7 +26,7 @@ namespace handoff {
 // none is left.
 inline constexpr uint64_t kMaxSegmentPages = uint64_t{1} << 24;  // 64 GiB
 inline constexpr uint64_t kMaxSegmentBytes = kMaxSegmentPages * kPageBytes;
-inline constexpr uint32_t kMappedTags = 255;  // a byte without 0
+inline constexpr uint32_t kMappedTags = 255;                   // a byte without 0
 inline constexpr uint64_t kSegmentMagic = 0x31474553464F4448;  // "HDOFSEG1"
 
 template <class Sync>

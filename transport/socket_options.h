@@ -72,9 +72,9 @@ struct SocketOptions {
   // Of tcp:// addresses: names and addresses of IPv6, too.
   bool ipv6 = false;
 
-  // Of ring:// addresses, and of a socket that has others as well. How long a call that has to wait stays awake before it sleeps: what comes
-  // within that time is received some 50 us earlier, for a processor that is busy meanwhile. 0 to 1
-  // s.
+  // Of ring:// addresses, and of a socket that has others as well. How long a call that has to wait
+  // stays awake before it sleeps: what comes within that time is received some 50 us earlier, for a
+  // processor that is busy meanwhile. 0 to 1 s.
   absl::Duration spin = absl::Microseconds(30);
 
   // Of kSubscribe on ring:// addresses: what a publisher does when `receive_high_water_mark`
