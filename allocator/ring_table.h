@@ -105,9 +105,13 @@ class RingTable {
   MemberTable<RealSync>& members() const { return *parts_.members; }
 
   // Differs from an earlier value if an endpoint or a ring has changed since (acquire). May miss a
-  // change whose author was killed or stopped: look around now and then.
+  // change whose author was killed or stopped: look around now and then. Even, whatever is written
+  // there: an odd number is none that was seen, nor will be.
+  uint64_t changes() const { return ChangesIn(change_count()); }
+  static uint64_t ChangesIn(const std::atomic<uint64_t>& count) {
+    return count.load(std::memory_order_acquire) << 1;
+  }
   const std::atomic<uint64_t>& change_count() const { return layout_->header.changes; }
-  uint64_t changes() const { return layout_->header.changes.load(std::memory_order_acquire); }
   void Changed() { layout_->header.changes.fetch_add(1, std::memory_order_acq_rel); }
 
   // Endpoints.

@@ -206,6 +206,35 @@ TEST_F(RingDamageTest, LeavesAReceiverWhoseCursorIsNonsenseAndGoesOnWithTheOther
   }
 }
 
+// The number that sockets use for "look in any case" is one that somebody may write.
+TEST_F(RingDamageTest, GoesTheRightWayWhateverTheNumberOfChanges) {
+  auto one = OpenTransport();
+  auto two = OpenTransport();
+  auto push = Bind(*one, Pattern::kPush, "ring://nobody");
+  auto pull = Bind(*two, Pattern::kPull, "ring://idle");
+  auto publish = Bind(*one, Pattern::kPublish, "ring://all");
+  auto first = Connect(*two, Pattern::kSubscribe, "ring://all");
+  auto second = Connect(*two, Pattern::kSubscribe, "ring://all");
+  for (const uint64_t changes : {~uint64_t{0}, uint64_t{1}, uint64_t{1} << 63, ~uint64_t{0} >> 1}) {
+    const auto damage = [&] { table().header.changes.store(changes, std::memory_order_release); };
+    Message message;
+    damage();
+    EXPECT_EQ(SendOne(*one, *push, 1), SocketResult::kWouldBlock);
+    damage();
+    EXPECT_EQ(pull->TryReceive(&message), SocketResult::kWouldBlock);
+    for (uint64_t i = 0; i < 3; ++i) {
+      damage();
+      ASSERT_EQ(SendOne(*one, *publish, i), SocketResult::kOk);
+      for (Socket* subscriber : {first.get(), second.get()}) {
+        damage();
+        ASSERT_EQ(subscriber->TryReceive(&message), SocketResult::kOk) << changes << " " << i;
+        EXPECT_TRUE(IsFilled(message, 100, i));
+        message.Release();
+      }
+    }
+  }
+}
+
 // A sender takes the word of the door, and is stopped before it wakes whoever sleeps there.
 TEST_F(RingDamageTest, MakesADescriptorReadableThoughNobodyWoke) {
   auto one = OpenTransport();
@@ -289,7 +318,7 @@ TEST_F(RingDamageTest, NeitherStopsNorReadsWhatItShouldNotWhateverIsWritten) {
       const uint32_t endpoint = static_cast<uint32_t>(random() % std::max(1u, endpoints()));
       // Often close to what makes sense.
       uint64_t value = random() >> random() % 64;
-      switch (random() % 12) {
+      switch (random() % 13) {
         case 0:
         case 1:
         case 2:
@@ -340,6 +369,9 @@ TEST_F(RingDamageTest, NeitherStopsNorReadsWhatItShouldNotWhateverIsWritten) {
           break;
         case 11:
           table().topics[endpoint].count.store(value, std::memory_order_release);
+          break;
+        case 12:
+          table().header.changes.store(~value, std::memory_order_release);
           break;
       }
       table().header.changes.fetch_add(random() % 2, std::memory_order_acq_rel);

@@ -55,9 +55,7 @@ class RingReceiver {
   // has one ready and there is nothing to be looked after first. False: nothing was changed,
   // Receive() does it.
   [[gnu::always_inline]] bool ReceiveBlock(Message* message) {
-    if (__builtin_expect(changes_.load(std::memory_order_acquire) != quick_changes_, 0)) {
-      return false;
-    }
+    if (__builtin_expect(RingTable::ChangesIn(changes_) != quick_changes_, 0)) return false;
     Source& source = *turn_;
     RingBody body;
     if (source.consumer.PeekOwn(PartName::kKindMask, PartName::KindTag(PartKind::kBlock), &body) !=

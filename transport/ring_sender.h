@@ -95,9 +95,7 @@ class RingSender {
   // room and there is nothing to be looked after first. False: nothing was changed, Send() does it
   // or tells why not. Not for those who publish.
   [[gnu::always_inline]] bool SendBlock(Message& message) {
-    if (__builtin_expect(changes_.load(std::memory_order_acquire) != quick_changes_, 0)) {
-      return false;
-    }
+    if (__builtin_expect(RingTable::ChangesIn(changes_) != quick_changes_, 0)) return false;
     Peer& peer = *turn_;
     if (__builtin_expect(!peer.KnownToHaveRoom(), 0) && peer.Look() != RingLook::kReady) {  // 1
       return false;
