@@ -90,7 +90,7 @@ LocalSpan* LargeBlocks::PopUsed(uint32_t bin) {
     __builtin_prefetch(ahead.span);
   }
   const UsedSpan entry = queue.Pop();
-  if (entry.span->serial != entry.serial) return nullptr;
+  if (SerialOf(entry.span) != entry.serial) return nullptr;
   if (!marks_.IsFree(entry.head)) return entry.span;
   marks_.ClearQueued(entry.head);
   return nullptr;
@@ -130,7 +130,7 @@ std::optional<LargeBlocks::FreeSpan> LargeBlocks::Claim(uint32_t pages, uint32_t
   span->heap.store(heap_, std::memory_order_relaxed);
   span->list = static_cast<uint16_t>(kSmallClassCount + LargeBinFor(pages));
   span->run = view_.LoadRun(head).raw();
-  ++span->serial;
+  NextSerial(span);
   bytes_.spans += pages * kPageBytes;
   source_.SetTag(*span, HeapTag(number_, span->list));
   (void)marks_.SetQueued(head);
@@ -156,14 +156,14 @@ void LargeBlocks::UpdateRun(LocalSpan* span) {
   const uint32_t list = kSmallClassCount + LargeBinFor(pages);
   if (span->list == list) return;
   span->list = static_cast<uint16_t>(list);
-  ++span->serial;
+  NextSerial(span);
   marks_.Clear(head);
   source_.SetTag(*span, HeapTag(number_, list));
 }
 
 void LargeBlocks::GiveBack(const FreeSpan& span) {
   LocalSpan* const local = source_.For(span.head);
-  ++local->serial;
+  NextSerial(local);
   marks_.Clear(span.head);
   bytes_.retained -= BytesOf(span);
   bytes_.spans -= local->pages * kPageBytes;

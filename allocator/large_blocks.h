@@ -3,6 +3,7 @@
 #define HANDOFF_ALLOCATOR_LARGE_BLOCKS_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -150,6 +151,15 @@ class LargeBlocks {
 
   static uint64_t BytesOf(const FreeSpan& span) { return span.pages * kPageBytes; }
 
+  // Relaxed: it orders nothing, what is remembered of a span is this heap's own.
+  static uint32_t SerialOf(const LocalSpan* span) {
+    return span->serial.load(std::memory_order_relaxed);
+  }
+  // By the heap that has the span.
+  static void NextSerial(LocalSpan* span) {
+    span->serial.store(SerialOf(span) + 1, std::memory_order_relaxed);
+  }
+
   // A span that was in the stack and is free as far as is known; false if it is not.
   bool TakeKnown(const FreeSpan& span, Block* out) {
     bytes_.retained -= BytesOf(span);
@@ -189,7 +199,7 @@ class LargeBlocks {
   LocalSpan* PopUsed(uint32_t bin);
   std::optional<FreeSpan> Claim(uint32_t pages, uint32_t align_pages, absl::Status* why);
   void Enqueue(LocalSpan* span) {
-    queues_[span->list - kSmallClassCount].Push({span, span->head_page(), span->serial});
+    queues_[span->list - kSmallClassCount].Push({span, span->head_page(), SerialOf(span)});
   }
   // The block has perhaps left its span shorter. If that puts it in another bin, the span is in no
   // queue any more.

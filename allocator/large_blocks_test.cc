@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "allocator/large_blocks.h"
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "allocator/segment.h"
@@ -85,6 +87,35 @@ TEST(LargeBlocksTest, UsesAgainWhatOthersHaveReleased) {
   // About what goes round, and not all there is.
   EXPECT_LT(memory.view().backed_pages() * kPageBytes, kSegmentBytes / 4);
   ExpectWhole(memory, *sender);
+}
+
+// An entry that a span has left behind in the queue of one thread, and the span is another thread's
+// by now: a thread sanitizer has something to say if the two are not careful with it.
+TEST(LargeBlocksTest, LooksAtAnEntryOfASpanThatAnotherThreadHas) {
+  PlainSegmentMemory memory(kSegmentBytes);
+  auto segment = memory.Join(1);
+  // More than is retained, so that the last ones are given back when they are released.
+  std::vector<Block> blocks;
+  for (uint64_t bytes = 0; bytes < kSegmentBytes / 2; bytes += kLarge) {
+    blocks.push_back(MustAllocate(*segment, kLarge));
+  }
+  for (const Block& block : blocks) segment->Release(block);
+  Block others;
+  // Relaxed, so that nothing orders what this thread does behind what that one has done.
+  std::atomic<bool> allocated = false;
+  std::atomic<bool> looked = false;
+  std::thread thread([&] {
+    others = MustAllocate(*segment, kLarge);
+    allocated.store(true, std::memory_order_relaxed);
+    while (!looked.load(std::memory_order_relaxed)) std::this_thread::yield();
+  });
+  while (!allocated.load(std::memory_order_relaxed)) std::this_thread::yield();
+  segment->Trim();  // looks at all entries
+  looked.store(true, std::memory_order_relaxed);
+  thread.join();
+  EXPECT_EQ(segment->Usage().used_blocks, 1u);
+  segment->Release(others);
+  ExpectWhole(memory, *segment);
 }
 
 // What is remembered of spans is void once they were given back, cut short or claimed again.

@@ -30,8 +30,11 @@ struct alignas(kCacheLineSize) LocalSpan {
   uint64_t run;  // of a large one: RunWord when last looked at; a block that shrinks changes it
   BlockId first_block;  // of block 0, the others behind it
   uint32_t pages;
-  uint32_t serial;  // of a large one: another once what was remembered of it elsewhere is void
-  BlockSpan span;   // of its blocks
+  // Of a large one: another once what was remembered of it elsewhere is void. Changed by the heap
+  // that has the span; one that had it before may look at the same time, and finds another number
+  // in any case, because it has left the one that it knows itself.
+  std::atomic<uint32_t> serial;
+  BlockSpan span;  // of its blocks
   uint16_t count;
   uint16_t free_count;
   uint16_t list;  // small class, or kSmallClassCount + bin
