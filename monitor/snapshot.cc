@@ -123,12 +123,13 @@ Mapping OpenControlQueue(const ObjectNames& names) {
 void LookAtHeartbeats(const ControlQueue& queue, absl::Duration limit,
                       std::vector<MemberSnapshot>& members) {
   constexpr absl::Duration kPause = absl::Milliseconds(5);
-  const Deadline deadline = Deadline::After(limit);
   StallDetector detector(std::max(limit, absl::Nanoseconds(1)));
   for (MemberSnapshot& member : members) {
     member.heartbeats = queue.heartbeat(member.id.slot).Beats();
     detector.Look(member.id, member.heartbeats);
   }
+  // From the last of these looks on: who does not beat until then is silent for `limit`.
+  const Deadline deadline = Deadline::After(limit);
   const auto all_have_beaten = [&] {
     return std::all_of(members.begin(), members.end(), [&](const MemberSnapshot& member) {
       return !member.lock_held || queue.heartbeat(member.id.slot).Beats() != member.heartbeats;
