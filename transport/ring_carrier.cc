@@ -174,8 +174,7 @@ bool RingCarrier::GiveUpRequest() {
 bool RingCarrier::IsAwaited(const RingReceiver::Arrival& arrival) {
   if (!asked_ || IsNoReply(arrival.name)) return false;
   lock_.OwnerLock();
-  const bool awaited =
-      sender_.last_receiver() == arrival.from && sender_.MessagesTo(arrival.from) == arrival.number;
+  const bool awaited = sender_.LastWas(arrival.from, arrival.number);
   lock_.OwnerUnlock();
   return awaited;
 }

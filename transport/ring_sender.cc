@@ -47,13 +47,6 @@ RingSender::Peer* RingSender::NextWithRoom() {
   return nullptr;
 }
 
-uint64_t RingSender::MessagesTo(EndpointId to) const {
-  for (const auto& peer : peers_) {
-    if (peer->info.id == to) return peer->producer.published();
-  }
-  return 0;
-}
-
 bool RingSender::HasRoom(const std::vector<Own>& own) {
   if (!Prepare(own)) return false;
   const auto ready = [](const auto& peer) { return peer->Look() == RingLook::kReady; };
@@ -80,6 +73,7 @@ void RingSender::Publish(Peer& peer, const Parcel& parcel, uint64_t size_bytes) 
   RingTable::Wake(*peer.door);  // 4
   peer.other_bytes.Add(size_bytes);
   last_receiver_ = peer.info.id;
+  last_number_ = peer.producer.published();
 }
 
 RingSender::Result RingSender::Send(const std::vector<Own>& own, Message& message) {
@@ -316,8 +310,7 @@ void RingSender::TakeBackAll(Peer& peer) {
     const std::optional<Parcel> parcel = TakeBack(member_, name);
     HANDOFF_CRASH_POINT("ring.send.after_take_back");
     if (!parcel.has_value()) return;
-    const bool awaited =
-        !options_.requests || (last_receiver_ == peer.info.id && index + 1 == published);
+    const bool awaited = !options_.requests || LastWas(peer.info.id, index + 1);
     if (options_.publishes || options_.replies || !awaited) {
       Release(member_, *parcel);
       if (options_.replies) dropped_.Add(1);

@@ -128,8 +128,11 @@ class RingSender {
   // more, and the parcel released. Requests before it that got none are answered by NoReply(), so
   // that the number of a reply says what it answers.
   Result Reply(const std::vector<Own>& own, EndpointId to, uint64_t number, const Parcel& parcel);
-  // The receiver of the last parcel sent.
-  EndpointId last_receiver() const { return last_receiver_; }
+  // Whether the last parcel sent was number `number` to the receiver at this endpoint, which may
+  // have gone since. Not for SendBlock().
+  bool LastWas(EndpointId to, uint64_t number) const {
+    return last_receiver_ == to && last_number_ == number;
+  }
 
   // Opens rings to receivers that have come, takes back what those that went have left, sends it
   // on.
@@ -141,9 +144,6 @@ class RingSender {
 
   // Ends all rings. What was sent stays deliverable; what was taken back is released.
   void Close();
-
-  // How many were sent to the receiver at this endpoint.
-  uint64_t MessagesTo(EndpointId to) const;
 
   // Whether the next message would go without waiting, whatever it is; to one receiver.
   bool HasRoom(const std::vector<Own>& own);
@@ -245,7 +245,8 @@ class RingSender {
   uint64_t quick_changes_ = ~uint64_t{0};
   Peer* turn_ = nullptr;  // null: there are none
   std::deque<Parcel> returned_;
-  EndpointId last_receiver_;
+  EndpointId last_receiver_;  // and how many it had got with the last parcel sent
+  uint64_t last_number_ = 0;
   std::vector<Peer*> targets_;
   std::vector<Parcel> references_;
   std::vector<EndpointId> refused_;

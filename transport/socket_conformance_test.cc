@@ -680,6 +680,18 @@ TEST_P(SocketConformanceTest, SkipsAnAskerThatHasGone) {
   EXPECT_EQ(ReceiveNumber(*stays), 4u);
 }
 
+TEST_P(SocketConformanceTest, ReceivesTheReplyOfOneThatHasGoneSince) {
+  auto reply = Bind(*one_, Pattern::kReply, At());
+  auto request = Connect(*two_, Pattern::kRequest, At());
+  ASSERT_EQ(SendNumber(*two_, *request, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 1u);
+  ASSERT_EQ(SendNumber(*one_, *reply, 2), SocketResult::kOk);
+  reply.reset();
+  EXPECT_TRUE(HasPeers(*request, 0));
+  EXPECT_TRUE(WaitFor([&] { return request->Ready().receive; }));  // finds out who has gone
+  EXPECT_EQ(ReceiveNumber(*request), 2u);
+}
+
 // One to many.
 
 class PublishConformanceTest : public SocketConformanceTest {};
