@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "allocator/file_system.h"
 #include "allocator/session_lock.h"
 #include "allocator/session_objects.h"
@@ -32,7 +31,7 @@ MemberIdentity OwnIdentity(const std::string& member_name) {
     identity.start_time = process->start_time;
     identity.pid_namespace = process->pid_namespace;
   }
-  identity.joined_at_ns = static_cast<uint64_t>(absl::ToUnixNanos(absl::Now()));
+  identity.joined_at_ns = static_cast<uint64_t>(WallTimeNanoseconds());
   identity.build_hash = kBuildHash;
   identity.SetName(member_name.empty() ? program_invocation_short_name : member_name.c_str());
   return identity;

@@ -11,10 +11,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "allocator/death_probe.h"
 #include "allocator/session_lock.h"
+#include "base/clock.h"
 #include "base/crash_point.h"
 #include "base/process_id.h"
 #include "control_queue/member_id.h"
@@ -85,14 +84,13 @@ absl::StatusOr<Mapping> MakeManagementObject(const ObjectNames& names, const Fil
   }
   HANDOFF_CRASH_POINT("session.management.backed");
   const std::string main_segment = names.Segment(0);
-  MakeManagement(mapping->bytes(),
-                 {.nonce = *nonce,
-                  .created_at_ns = static_cast<uint64_t>(absl::ToUnixNanos(absl::Now())),
-                  .owner_uid = geteuid(),
-                  .creator_pid = static_cast<uint32_t>(getpid()),
-                  .lock_inode = LockFileInode(names),
-                  .access = access,
-                  .main_segment = main_segment});
+  MakeManagement(mapping->bytes(), {.nonce = *nonce,
+                                    .created_at_ns = static_cast<uint64_t>(WallTimeNanoseconds()),
+                                    .owner_uid = geteuid(),
+                                    .creator_pid = static_cast<uint32_t>(getpid()),
+                                    .lock_inode = LockFileInode(names),
+                                    .access = access,
+                                    .main_segment = main_segment});
   HANDOFF_CRASH_POINT("session.management.made");
   return mapping;
 }

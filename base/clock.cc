@@ -10,13 +10,15 @@ namespace {
 
 constexpr int64_t kNanosecondsPerSecond = 1'000'000'000;
 
+int64_t NanosecondsOf(clockid_t clock) {
+  timespec now;
+  HANDOFF_CHECK_EQ(::clock_gettime(clock, &now), 0);
+  return int64_t{now.tv_sec} * kNanosecondsPerSecond + now.tv_nsec;
+}
+
 class SystemMonotonicClock final : public Clock {
  public:
-  int64_t NowNanoseconds() const override {
-    timespec now;
-    HANDOFF_CHECK_EQ(::clock_gettime(CLOCK_MONOTONIC, &now), 0);
-    return int64_t{now.tv_sec} * kNanosecondsPerSecond + now.tv_nsec;
-  }
+  int64_t NowNanoseconds() const override { return NanosecondsOf(CLOCK_MONOTONIC); }
 };
 
 }  // namespace
@@ -26,6 +28,8 @@ const Clock& MonotonicClock() {
   static const Clock& clock = *new SystemMonotonicClock;
   return clock;
 }
+
+int64_t WallTimeNanoseconds() { return NanosecondsOf(CLOCK_REALTIME); }
 
 Deadline Deadline::After(absl::Duration limit, const Clock& clock) {
   const int64_t now = clock.NowNanoseconds();

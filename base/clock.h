@@ -25,6 +25,11 @@ class Clock {
 // different time namespaces. Stands still while the machine is suspended.
 const Clock& MonotonicClock();
 
+// CLOCK_REALTIME, since 1970: to be shown to people. Jumps when the machine's time is set. Always
+// the same few instructions, which absl::Now() is not: it goes on until two looks lie close enough
+// together, which they never do in a process that is traced step by step.
+int64_t WallTimeNanoseconds();
+
 // A point in time up to which somebody waits, or never. A small value; keeps a reference to its
 // clock.
 class Deadline {

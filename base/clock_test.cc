@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/testing/fake_clock.h"
 
@@ -73,6 +74,13 @@ TEST(DeadlineTest, IsSlicedNotBeyondItsOwnEnd) {
   EXPECT_EQ(deadline.Slice(absl::Milliseconds(50)).remaining(), absl::Milliseconds(20));
   EXPECT_FALSE(Deadline::Infinite().Slice(absl::Hours(1)).is_infinite());
   EXPECT_TRUE(Deadline::Infinite().Slice(absl::InfiniteDuration()).is_infinite());
+}
+
+TEST(WallTimeTest, IsThatOfTheMachine) {
+  const absl::Time before = absl::Now() - absl::Minutes(1);
+  const absl::Time shown = absl::FromUnixNanos(WallTimeNanoseconds());
+  EXPECT_GT(shown, before);
+  EXPECT_LT(shown, absl::Now() + absl::Minutes(1));
 }
 
 }  // namespace
