@@ -309,7 +309,8 @@ TEST_F(MemberStormTest, IsWholeAfterAStormOfKillsAndStops) {
   uint64_t kills = 0;
   uint64_t stops = 0;
   const Deadline end = Deadline::After(absl::Seconds(StormSeconds()));
-  while (!end.expired() && !HasFailure()) {
+  // However slow the machine is: with some kills.
+  while ((!end.expired() || kills <= 10) && !HasFailure()) {
     absl::SleepFor(absl::Microseconds(random() % 15'000));
     const uint32_t id = static_cast<uint32_t>(random() % kProcesses);
     ChildProcess& process = processes[id];

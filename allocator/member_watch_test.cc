@@ -25,12 +25,14 @@
 namespace handoff {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 
 class MemberWatchTest : public MemberFixture {
  protected:
   static constexpr absl::Duration kShort = absl::Milliseconds(2);
-  static constexpr absl::Duration kLong = absl::Seconds(1);
+  // Longer than anything here waits: what happens happens before it ends.
+  static constexpr absl::Duration kLong = absl::Minutes(10);
 
   std::unique_ptr<MemberWatch> Watch(absl::Duration period,
                                      std::function<WatchTurn()> on_period = nullptr) {
@@ -98,11 +100,10 @@ TEST_F(MemberWatchTest, NoticesADeathLongBeforeThePeriodEnds) {
   const size_t pidfds = PidfdCount();
   const auto watch = Watch(kLong);
   ASSERT_TRUE(WaitFor([&] { return PidfdCount() > pidfds; }));
-  const absl::Time killed = absl::Now();
   member.Kill();
   ASSERT_TRUE(WaitFor([&] { return !Dead().empty(); }));
-  EXPECT_LT(absl::Now() - killed, kLong);
-  EXPECT_THAT(Dead(), ElementsAre(kVictim));
+  // A second time if the first period's look was the one that found it.
+  EXPECT_THAT(Dead(), Each(kVictim));
   const std::lock_guard lock(mutex_);
   EXPECT_TRUE(dead_[0].found_now);
   EXPECT_EQ(dead_[0].identity.pid, static_cast<uint32_t>(member.pid()));
@@ -174,7 +175,7 @@ TEST_F(MemberWatchTest, StopsWithoutWaitingForThePeriodToEnd) {
     auto watch = Watch(kLong);
     ASSERT_TRUE(WaitFor([&] { return periods_ > i; }));
   }
-  EXPECT_LT(absl::Now() - begin, 10 * kLong);
+  EXPECT_LT(absl::Now() - begin, kLong);
 }
 
 TEST_F(MemberWatchTest, GoesOnWithNewDescriptorsWhenItsOwnWereClosed) {

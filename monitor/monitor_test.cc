@@ -66,9 +66,10 @@ class MonitorTest : public testing::Test {
     for (int i = 0; i < 3; ++i) members.push_back(StartMember(ready));
     for (int i = 0; i < 3; ++i) ASSERT_TRUE(ready.Wait());
     for (ChildProcess& member : members) ASSERT_TRUE(member.Stop());
+    // A monitor that watches may remove them as soon as the last one is dead.
+    ASSERT_FALSE(session_.Objects().empty());
     for (ChildProcess& member : members) member.Kill();
     for (ChildProcess& member : members) ASSERT_TRUE(member.Wait().has_value());
-    ASSERT_FALSE(session_.Objects().empty());
   }
 
   std::unique_ptr<Member> Join() const {
@@ -98,6 +99,7 @@ class MonitorTest : public testing::Test {
 
 TEST_F(MonitorTest, CleanupRemovesWhatTheDeadHaveLeft) {
   LeaveEverythingBehind();
+  ASSERT_FALSE(session_.Objects().empty());
   ChildProcess monitor = Start({"--cleanup"});
   EXPECT_EQ(monitor.Wait(), ChildExit::Code(0)) << Output();
   EXPECT_THAT(session_.Objects(), IsEmpty());

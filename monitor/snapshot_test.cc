@@ -115,10 +115,14 @@ TEST(SnapshotTest, ShowsWhoseHeartDoesNotBeatAndWhatHasHappened) {
   TestSession session;
   auto member = MustJoin(session, "survivor");
   ChildProcess child = StoppedMember(session);
-  auto snapshot = TakeSnapshot(NamesOf(session), absl::Milliseconds(300));
+  absl::StatusOr<SessionSnapshot> snapshot;
+  // The heart of one that runs may pause on a busy machine, too, but not every time.
+  ASSERT_TRUE(WaitFor([&] {
+    snapshot = TakeSnapshot(NamesOf(session), absl::Milliseconds(300));
+    return !snapshot.ok() || snapshot->members.size() != 2 || !snapshot->members[0].stalled;
+  }));
   ASSERT_TRUE(snapshot.ok());
   ASSERT_EQ(snapshot->members.size(), 2u);
-  EXPECT_FALSE(snapshot->members[0].stalled);
   EXPECT_GT(snapshot->members[0].heartbeats, 0u);
   EXPECT_TRUE(snapshot->members[1].stalled);
   EXPECT_GE(snapshot->members[1].silence_ms, 300u);

@@ -306,26 +306,32 @@ TEST_F(RingProcessTest, IsWholeAfterAKillAtEveryPoint) {
 class Farm {
  public:
   static constexpr int kWorkers = 4;
+  static constexpr uint64_t kFewKills = 5;
 
-  // Runs in a process of one thread: starts workers, kills and replaces them for `length`; then
-  // tells how many it has killed and waits for its own end.
-  static int Run(const std::function<void()>& work, absl::Duration length, int report) {
+  // Runs in a process of one thread: starts workers, kills and replaces them for `length`, and
+  // then until `enough` was signalled and some were killed; then tells how many it has killed. With
+  // `end`, kills the last ones.
+  static int Run(const std::function<void()>& work, absl::Duration length, ProcessSignal& enough,
+                 ProcessSignal& end, int report) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    std::mt19937 random(static_cast<uint32_t>(getpid()));
+    const pid_t nursery = getpid();
+    std::mt19937 random(static_cast<uint32_t>(nursery));
     std::vector<pid_t> workers(kWorkers, -1);
     const Deadline until = Deadline::After(length);
+    const Deadline given_up = Deadline::After(length + absl::Seconds(20));
     uint64_t kills = 0;
-    for (;;) {
+    for (bool is_enough = false;;) {
       for (pid_t& worker : workers) {
         if (worker != -1) continue;
         worker = fork();
         if (worker == 0) {
           prctl(PR_SET_PDEATHSIG, SIGKILL);
-          work();
+          if (getppid() == nursery) work();
           _exit(0);
         }
       }
-      if (until.expired()) break;
+      is_enough = is_enough || enough.Wait(absl::ZeroDuration());
+      if (until.expired() && ((is_enough && kills > kFewKills) || given_up.expired())) break;
       absl::SleepFor(absl::Microseconds(2'000 + random() % 20'000));
       pid_t& victim = workers[random() % workers.size()];
       kill(victim, SIGKILL);
@@ -334,14 +340,21 @@ class Farm {
       ++kills;
     }
     if (write(report, &kills, sizeof(kills)) != sizeof(kills)) return 1;
-    pause();
-    return 0;
+    const bool told = end.Wait(absl::Seconds(60));
+    for (const pid_t worker : workers) {
+      kill(worker, SIGKILL);
+      waitpid(worker, nullptr, 0);
+    }
+    return told ? 0 : 1;
   }
 };
 
 TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
+  constexpr uint64_t kFewMessages = 1000;
   int report[2];
   ASSERT_EQ(pipe(report), 0);
+  ProcessSignal enough;
+  ProcessSignal end;
   ChildProcess nursery = ChildProcess::Start([&] {
     return Farm::Run(
         [&] {
@@ -353,7 +366,7 @@ TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
             if (push->Send(std::move(message), Deadline::Infinite()) != SocketResult::kOk) return;
           }
         },
-        StormLength(), report[1]);
+        StormLength(), enough, end, report[1]);
   });
   close(report[1]);
   auto source = OpenTransport();
@@ -379,6 +392,7 @@ TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
   uint64_t twice = 0;
   std::thread receiver([&] {
     Message message;
+    bool is_enough = false;
     while (!done.load()) {
       if (pull->Receive(&message, Deadline::After(absl::Milliseconds(20))) != SocketResult::kOk) {
         continue;
@@ -386,7 +400,10 @@ TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
       const uint64_t number = NumberIn(message);
       if (number >= seen.size()) seen.resize(number + 1'000'000);
       if (seen[number]++ != 0) ++twice;
-      ++received;
+      if (++received > kFewMessages && !is_enough) {
+        is_enough = true;
+        enough.Signal();
+      }
     }
   });
   uint64_t kills = 0;
@@ -400,9 +417,10 @@ TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
   })) << source->Usage().used_blocks;
   done = true;
   receiver.join();
-  nursery.Kill();
-  ASSERT_TRUE(nursery.Wait().has_value());
-  // The last workers die with it; then we are alone and leave nothing behind.
+  end.Signal();
+  EXPECT_EQ(nursery.Wait(), ChildExit::Code(0));
+  // We are alone, also without those that had joined and not yet connected, and leave nothing
+  // behind.
   Message message;
   EXPECT_TRUE(WaitFor([&] {
     return pull->TryReceive(&message) == SocketResult::kWouldBlock &&
@@ -410,8 +428,8 @@ TEST_F(RingProcessTest, AccountsForEveryMessageOfAFarmWhoseWorkersAreKilled) {
   }));
   EXPECT_EQ(twice, 0u);
   EXPECT_LE(sent.load() - received, kills);
-  EXPECT_GT(kills, 5u);
-  EXPECT_GT(received, 1000u);
+  EXPECT_GT(kills, Farm::kFewKills);
+  EXPECT_GT(received, kFewMessages);
   std::cout << "sent " << sent.load() << ", received " << received << ", kills " << kills << "\n";
 }
 

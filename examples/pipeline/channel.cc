@@ -39,6 +39,14 @@ absl::Status ReceiveForASlice(Socket& socket, Message* message) {
 
 bool KnowsOnlyTheLiving(const Socket& socket, const Options& options, const Progress& progress) {
   const SocketStatistics statistics = socket.Statistics();
+  // On ZeroMQ addresses the list of peers has those, too, that have gone.
+  if (!absl::StartsWith(options.done_address, "ring://")) {
+    uint32_t living = 0;
+    for (uint32_t i = 0; i < options.workers; ++i) {
+      if (progress.workers[i].pid.load(std::memory_order_acquire) != 0) ++living;
+    }
+    return statistics.connected_peers <= living;
+  }
   return std::all_of(statistics.peers.begin(), statistics.peers.end(), [&](const auto& peer) {
     for (uint32_t i = 0; i < options.workers; ++i) {
       const int32_t pid = progress.workers[i].pid.load(std::memory_order_acquire);
