@@ -124,10 +124,22 @@ void RingReceiver::WakeSenders() {
 
 bool RingReceiver::HasSome(const std::vector<EndpointId>& own) {
   if (table_.changes() != seen_changes_) Refresh(own);
+  bool some = false;
   RingBody body;
-  return std::any_of(sources_.begin(), sources_.end(), [&](const auto& source) {
-    return !source->ended && source->consumer.Peek(&body) == RingLook::kReady;
-  });
+  for (const auto& source : sources_) {
+    if (source->ended) continue;
+    if (source->consumer.Peek(&body) == RingLook::kReady) {
+      some = true;
+      break;
+    }
+    // Who only asks whether there is something must let go of those that have gone, too.
+    if (source->producer_gone) End(*source);
+  }
+  if (some_ended_) {
+    RemoveEnded();
+    quick_changes_ = ~uint64_t{0};  // until a receive says so again
+  }
+  return some;
 }
 
 bool RingReceiver::SeemsToHaveSome() const {

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "allocator/ring_layout.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "transport/socket.h"
@@ -261,6 +262,16 @@ TEST_F(RingSocketTest, RepliesToTheNextRequestOfWhoseFormerOneMadeNoSense) {
     EXPECT_EQ(ReceiveNumber(*reply), i);
     EXPECT_EQ(SendNumber(*one_, *reply, i + 10), SocketResult::kOk);
     EXPECT_EQ(ReceiveNumber(*request), i + 10);
+  }
+}
+
+TEST_F(RingSocketTest, LetsGoOfSendersThatHaveGoneAlsoIfItOnlyLooks) {
+  auto pull = Bind(*one_, Pattern::kPull, "ring://data");
+  for (uint32_t i = 0; i < kMaxRings + 10; ++i) {
+    auto push = Connect(*two_, Pattern::kPush, "ring://data");
+    ASSERT_TRUE(push->Ready().send) << i;
+    push.reset();
+    EXPECT_FALSE(pull->Ready().receive);
   }
 }
 
