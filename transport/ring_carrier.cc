@@ -161,15 +161,6 @@ SocketResult RingCarrier::SendParts(std::span<Message> parts, const Deadline* de
   return WaitToSend(*deadline, attempt, attempt);
 }
 
-// REP: the next request may be received before the last one was answered; its asker is told.
-bool RingCarrier::GiveUpRequest() {
-  if (!asker_.has_value()) return true;
-  lock_.OwnerLock();
-  const bool sent = ReplyWith(NoReply());
-  lock_.OwnerUnlock();
-  return sent;
-}
-
 // REQ: replies come in the order of the requests, so the number of a reply tells what it answers.
 bool RingCarrier::IsAwaited(const RingReceiver::Arrival& arrival) {
   if (!asked_ || IsNoReply(arrival.name)) return false;
@@ -191,7 +182,6 @@ bool RingCarrier::ReceiveAny(Message& message) {
     parts_.pop_back();
     return true;
   }
-  if (context_.pattern == Pattern::kReply && !GiveUpRequest()) return false;
   RingReceiver::Arrival arrival;
   while (receiver_.Receive(own_ids_, &message, &parts_, &arrival) ==
          RingReceiver::Result::kReceived) {
@@ -203,6 +193,7 @@ bool RingCarrier::ReceiveAny(Message& message) {
       }
       asked_ = false;
     } else if (context_.pattern == Pattern::kReply) {
+      // Whoever asked before and got no reply hears so with the next one (RingSender::Reply()).
       asker_ = Asker{arrival.from, arrival.number};
     }
     if (__builtin_expect(!parts_.empty(), 0)) {

@@ -116,7 +116,6 @@ class RingCarrier final : public Carrier, public RingUser {
   bool ReceiveOnce(Message& message);
   bool ReceiveAny(Message& message);
   bool IsAwaited(const RingReceiver::Arrival& arrival);
-  bool GiveUpRequest();
 
   // Before an attempt of a try-variant that is the last: news make the descriptor readable from
   // here on, and the tick looks for what is awaited. False: there is none, or they did before.

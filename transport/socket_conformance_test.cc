@@ -689,6 +689,33 @@ TEST_P(SocketConformanceTest, SkipsAnAskerThatHasGone) {
   EXPECT_EQ(ReceiveNumber(*stays), 4u);
 }
 
+TEST_P(SocketConformanceTest, RepliesAlsoAfterALookForTheNextRequest) {
+  auto reply = Bind(*one_, Pattern::kReply, At());
+  auto request = Connect(*two_, Pattern::kRequest, At());
+  ASSERT_EQ(SendNumber(*two_, *request, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 1u);
+  EXPECT_TRUE(NothingComes(*reply));
+  ASSERT_EQ(SendNumber(*one_, *reply, 2), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*request), 2u);
+}
+
+TEST_P(SocketConformanceTest, ServesOthersWhileAnAskerDoesNotReceive) {
+  SocketOptions few;
+  few.send_high_water_mark = few.receive_high_water_mark = 1;
+  auto reply = Bind(*one_, Pattern::kReply, At());
+  auto slow = Connect(*two_, Pattern::kRequest, At(), few);
+  auto good = Connect(*two_, Pattern::kRequest, At());
+  ASSERT_EQ(SendNumber(*two_, *slow, 1), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 1u);
+  ASSERT_EQ(SendNumber(*one_, *reply, 2), SocketResult::kOk);
+  ASSERT_EQ(SendNumber(*two_, *slow, 3), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 3u);
+  ASSERT_EQ(SendNumber(*two_, *good, 4), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*reply), 4u);
+  ASSERT_EQ(SendNumber(*one_, *reply, 5), SocketResult::kOk);
+  EXPECT_EQ(ReceiveNumber(*good), 5u);
+}
+
 TEST_P(SocketConformanceTest, ReceivesTheReplyOfOneThatHasGoneSince) {
   auto reply = Bind(*one_, Pattern::kReply, At());
   auto request = Connect(*two_, Pattern::kRequest, At());

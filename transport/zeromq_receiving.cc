@@ -84,8 +84,6 @@ bool ZeromqCarrier::TakeNext(Message& message) {
     parts_.pop_back();
     return true;
   }
-  // The next request may be received before the last one was answered.
-  asker_.reset();
   for (const auto& port : ports_) {
     ZeromqPort::Received received;
     for (int tries = 0; tries <= kDropsATry; ++tries) {
