@@ -267,6 +267,12 @@ class MemberStormTest : public ::testing::Test {
     });
   }
 
+  // Whether process `id`, of which `begun` turns were known when it was started, has joined: one
+  // that stands still while it joins keeps others from joining, as it may.
+  bool HasJoined(uint32_t id, uint64_t begun) const {
+    return WaitFor([&] { return progress_->turns[id].load(std::memory_order_relaxed) > begun; });
+  }
+
   // Every process but `stopped` makes turns.
   void ExpectOthersGoOn(uint32_t stopped) {
     for (uint32_t id = 0; id < kProcesses; ++id) {
@@ -304,6 +310,7 @@ TEST_F(MemberStormTest, IsWholeAfterAStormOfKillsAndStops) {
   SCOPED_TRACE(seed);
   std::mt19937 random(seed);
   std::vector<ChildProcess> processes;
+  std::array<uint64_t, kProcesses> begun{};
   for (uint32_t id = 0; id < kProcesses; ++id)
     processes.push_back(StartProcess(id, static_cast<uint32_t>(random())));
   uint64_t kills = 0;
@@ -315,6 +322,7 @@ TEST_F(MemberStormTest, IsWholeAfterAStormOfKillsAndStops) {
     const uint32_t id = static_cast<uint32_t>(random() % kProcesses);
     ChildProcess& process = processes[id];
     if (random() % 4 == 0) {
+      ASSERT_TRUE(HasJoined(id, begun[id]));
       ASSERT_TRUE(process.Stop());
       ExpectOthersGoOn(id);
       process.Kill(SIGCONT);
@@ -326,6 +334,7 @@ TEST_F(MemberStormTest, IsWholeAfterAStormOfKillsAndStops) {
     (void)stopped;
     process.Kill();
     EXPECT_EQ(process.Wait(), ChildExit::Signal(SIGKILL));
+    begun[id] = progress_->turns[id].load(std::memory_order_relaxed);
     process = StartProcess(id, static_cast<uint32_t>(random()));
     ++kills;
   }
