@@ -48,6 +48,13 @@ PartName NameOf(Member& member, const Block& block, uint64_t used_bytes) {
 
 bool AllFree(Member& member) { return member.main_segment().Usage().used_blocks == 0; }
 
+// How many rows of the member table are in use.
+int MembersOf(Member& member) {
+  int count = 0;
+  member.session().members().ForEach([&](auto, auto) { ++count; });
+  return count;
+}
+
 TEST(MemberTest, LastOneToLeaveRemovesEverything) {
   TestSession session;
   auto first = MustJoin(session);
@@ -94,7 +101,9 @@ TEST(MemberTest, WhatAKilledMemberHeldComesBack) {
   ASSERT_TRUE(ready.Wait());
   EXPECT_EQ(survivor->main_segment().Usage().used_blocks, 801u);
   child.Kill();
-  EXPECT_TRUE(WaitFor([&] { return AllFree(*survivor); }));
+  // Its row is the last that comes back: before that, spans are on their way whose blocks are free.
+  EXPECT_TRUE(WaitFor([&] { return MembersOf(*survivor) == 1; }));
+  EXPECT_TRUE(AllFree(*survivor));
   EXPECT_THAT(AuditSegment(survivor->main_segment().view(), survivor->session().members()),
               IsEmpty());
 }
