@@ -153,7 +153,8 @@ void MemberWatch::WaitForEvents(const Deadline& deadline) {
     const uint32_t slot = events[static_cast<size_t>(i)].data.u32;
     if (slot == kStopEvent) return;
     End(watched_[slot]);  // a pidfd has said all it will ever say
-    LookAt(slot);
+    // Found dead by a look in between: the next one is a period later.
+    if (watched_[slot].periods_dead == 0) LookAt(slot);
   }
 }
 

@@ -34,12 +34,7 @@ RingReceiver::Result RingReceiver::TakeFromSource(Source& source, Message* messa
   for (;;) {
     const RingLook look = source.consumer.Peek(&body);  // 1
     if (__builtin_expect(look != RingLook::kReady, 0)) {
-      if (look == RingLook::kCorrupt) {
-        if (on_fault_ != nullptr) on_fault_(Fault::kCorrupt, source.info.ends.producer);
-        End(source);
-      } else if (source.producer_gone) {
-        End(source);
-      }
+      EndIfOver(source, look);
       return Result::kNothing;
     }
     const PartName name = PartName::FromPacked({body.word, body.tag});
@@ -128,12 +123,11 @@ bool RingReceiver::HasSome(const std::vector<EndpointId>& own) {
   RingBody body;
   for (const auto& source : sources_) {
     if (source->ended) continue;
-    if (source->consumer.Peek(&body) == RingLook::kReady) {
-      some = true;
-      break;
-    }
+    const RingLook look = source->consumer.Peek(&body);
+    some = look == RingLook::kReady;
+    if (some) break;
     // Who only asks whether there is something must let go of those that have gone, too.
-    if (source->producer_gone) End(*source);
+    EndIfOver(*source, look);
   }
   if (some_ended_) {
     RemoveEnded();
@@ -186,6 +180,15 @@ void RingReceiver::LinkSources() {
     all_own_ = all_own_ && sources_[i]->consumer.is_own();
   }
   if (turn_ == nullptr && !sources_.empty()) turn_ = sources_.front().get();
+}
+
+void RingReceiver::EndIfOver(Source& source, RingLook look) {
+  if (look == RingLook::kCorrupt) {
+    if (on_fault_ != nullptr) on_fault_(Fault::kCorrupt, source.info.ends.producer);
+  } else if (!source.producer_gone) {
+    return;
+  }
+  End(source);
 }
 
 void RingReceiver::End(Source& source) {

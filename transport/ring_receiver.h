@@ -172,6 +172,8 @@ class RingReceiver {
   // here.
   [[gnu::noinline]] void DoChores(Source& source);
   void Wake(Source& source);
+  // After a look that found nothing: the ring ends if there will be nothing any more.
+  void EndIfOver(Source& source, RingLook look);
   void End(Source& source);
   void RemoveEnded();
   void RememberTotals(const Source& source) {

@@ -267,26 +267,18 @@ KillReport ExpectWholeAfterCrashPoints(const KillStageFactory& make, uint64_t mo
   for (const PassedPoints::Point& point : passed.Told()) {
     report.kill_points += point.times;
     for (uint64_t nth = 1; nth <= std::min(point.times, most_times); ++nth) {
-      // What an operation passes may depend on what the member's other threads have done just then,
-      // so a child that got through is followed by another one.
-      constexpr int kMostTurns = 20;
-      for (int turn = 1;; ++turn) {
-        const std::unique_ptr<KillStage> stage = make();
-        ChildProcess child = ChildProcess::Start([&] {
-          stage->SetUpVictim();
-          ArmCrashPoint(point.name.data(), nth);
-          stage->Operate();
-          return 0;
-        });
-        const std::optional<ChildExit> exit = child.Wait();
-        const bool got_through = exit == ChildExit::Code(0);
-        const bool last = !got_through || stage->OthersMayBeFaster() || turn == kMostTurns;
-        if (last && !(got_through && stage->OthersMayBeFaster())) {
-          EXPECT_EQ(exit, ChildExit::Signal(SIGKILL));
-        }
-        stage->ExpectWhole();
-        if (last || ::testing::Test::HasFailure()) break;
+      const std::unique_ptr<KillStage> stage = make();
+      ChildProcess child = ChildProcess::Start([&] {
+        stage->SetUpVictim();
+        ArmCrashPoint(point.name.data(), nth);
+        stage->Operate();
+        return 0;
+      });
+      const std::optional<ChildExit> exit = child.Wait();
+      if (exit != ChildExit::Code(0) || !stage->OthersMayBeFaster()) {
+        EXPECT_EQ(exit, ChildExit::Signal(SIGKILL));
       }
+      stage->ExpectWhole();
       ++report.tried;
       if (::testing::Test::HasFailure()) {
         ADD_FAILURE() << "killed at HANDOFF_CRASH_AT=" << point.name.data() << ":" << nth;

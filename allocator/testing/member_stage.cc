@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <optional>
 #include <utility>
 
@@ -110,7 +111,13 @@ void MemberStage::ForgetTheDead() {
 
 void MemberStage::SetUpVictim() {
   victim_has_started_.Signal();
-  if (script_.joins) victim = Join();
+  if (script_.joins) {
+    const size_t pidfds = PidfdCount();
+    victim = Join();
+    // The first turn of its watch is over, the next one begins in a second: what the operation
+    // passes must not depend on what a tick has found in between.
+    EXPECT_TRUE(survivor == nullptr || WaitFor([&] { return PidfdCount() > pidfds; }));
+  }
   script_.set_up(*this);
 }
 

@@ -14,7 +14,9 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <ostream>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -190,6 +192,15 @@ bool ProcessSignal::Wait(absl::Duration limit) {
     if (!WaitReadable(event_fd_.get(), deadline.remaining())) return false;
   } while (::read(event_fd_.get(), &one, sizeof(one)) != ssize_t{sizeof(one)});
   return true;
+}
+
+size_t PidfdCount() {
+  size_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code ignored;
+    if (std::filesystem::read_symlink(entry, ignored) == "anon_inode:[pidfd]") ++count;
+  }
+  return count;
 }
 
 }  // namespace handoff

@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
 #include <functional>
 #include <iosfwd>
 #include <optional>
@@ -97,6 +98,9 @@ class ProcessSignal {
  private:
   UniqueFd event_fd_;
 };
+
+// How many pidfds this process has open.
+size_t PidfdCount();
 
 namespace internal {
 // The fork under ChildProcess::Start(). The caller reaps.
